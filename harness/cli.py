@@ -1,0 +1,169 @@
+"""The command line: `python -m harness` and `vltune`. Parses, reports mistakes in one line, and hands over to commands.
+
+Nothing heavy is imported before a command needs it: `--help` and `list` answer at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from harness import commands
+from harness.settings import UsageError
+
+USAGE, INTERRUPTED = 2, 130
+_LARGEST_SEED = 2**32 - 1
+
+
+class _Parser(argparse.ArgumentParser):
+    """Reports a mistake as one line, without the usage text."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, **options)
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}; see '{self.prog} --help'")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Returns:
+        0: done, every cell ok or skipped; 1: some cell failed; 2: bad usage or data, nothing trained; 130: interrupted.
+    """
+    argv = tuple(sys.argv[1:] if argv is None else argv)
+    try:
+        args = parser().parse_args(argv)
+        args.argv = argv
+        return int(args.command(args))
+    except KeyboardInterrupt:
+        print("vltune: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except (ValueError, RuntimeError, OSError) as error:
+        if not isinstance(error, (UsageError, *_reported())):
+            raise
+        print(f"vltune: error: {' '.join(str(error).splitlines())}", file=sys.stderr)
+        return USAGE
+
+
+def _reported() -> tuple[type[Exception], ...]:
+    """The mistakes that the library reports itself; their modules are loaded only once something went wrong."""
+    import methods
+    import tasks
+    from harness import backbones, record, store
+
+    own = (record.RecordError, store.StoreError, backbones.BackboneError)
+    return (*own, methods.UnknownName, tasks.UnknownName, tasks.DataError)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of all commands; each sets `command` to the function that runs it."""
+    root = _Parser(prog="vltune", description="Compare methods of efficient vision-language tuning.")
+    add = root.add_subparsers(title="commands", metavar="COMMAND", required=True).add_parser
+    _add_run(add("run", help="train and evaluate methods on tasks, then print the leaderboard"))
+    _add_leaderboard(add("leaderboard", help="print the tables of all recorded runs"))
+    _add_params(add("params", help="count parameters, without weights"))
+    listing = add("list", help="print the names of methods, tasks or backbones")
+    listing.add_argument("what", choices=("methods", "tasks", "backbones"))
+    listing.set_defaults(command=commands.list_names)
+    _add_data(add("data", help="write the mini world's data, or check data of your own"))
+    _add_backbone(add("backbone", help="pretrain the mini backbone"))
+    return root
+
+
+def _add_run(run: argparse.ArgumentParser) -> None:
+    run.add_argument("--methods", required=True, metavar="NAMES", help="comma list, or all")
+    run.add_argument("--task", required=True, metavar="NAMES", help="comma list, or all")
+    _add_backbone_flags(run)
+    run.add_argument("--weights", choices=("pretrained", "random"), help="random ones never rank by accuracy")
+    run.add_argument("--data-root", type=Path, metavar="DIR", help="your data (default: generated, for backbone mini)")
+    run.add_argument("--seeds", type=_seeds, default=(0,), metavar="LIST", help="such as 0,1,2 (default: 0)")
+    length = run.add_mutually_exclusive_group()
+    length.add_argument("--epochs", type=_count, metavar="N", help="default: the backbone's recipe")
+    length.add_argument("--steps", type=_count, metavar="N", help="optimiser steps instead of epochs")
+    run.add_argument("--batch-size", type=_count, metavar="N", help="examples per optimiser step")
+    run.add_argument("--train-limit", type=_count, metavar="N", help="use a fixed subset of the training examples")
+    run.add_argument("--eval-limit", type=_count, metavar="N", help="use a fixed subset of the test examples")
+    run.add_argument("--precision", choices=("fp32", "bf16", "fp16"), help="default: the backbone's recipe")
+    run.add_argument("--device", metavar="auto|cpu|cuda:N", help="default: auto")
+    run.add_argument("--kernels", choices=("auto", "reference", "triton"), help="default: auto")
+    _add_results(run)
+    run.add_argument("--fresh", action="store_true", help="run cells again that are recorded already")
+    run.set_defaults(command=commands.run)
+
+
+def _add_leaderboard(leaderboard: argparse.ArgumentParser) -> None:
+    _add_results(leaderboard)
+    leaderboard.add_argument("--task", metavar="NAME", help="only this task")
+    leaderboard.add_argument("--format", choices=("md", "csv", "json"), default="md", help="default: md")
+    leaderboard.add_argument("--out", type=Path, metavar="FILE", help="write here instead of printing")
+    leaderboard.set_defaults(command=commands.leaderboard)
+
+
+def _add_params(params: argparse.ArgumentParser) -> None:
+    params.add_argument("--methods", required=True, metavar="NAMES", help="comma list, or all")
+    _add_backbone_flags(params)
+    params.add_argument("--format", choices=("md", "json"), default="md", help="default: md")
+    params.set_defaults(command=commands.params)
+
+
+def _add_data(data: argparse.ArgumentParser) -> None:
+    add = data.add_subparsers(title="commands", metavar="COMMAND", required=True).add_parser
+    mini = add("mini", help="write ScienceQA-format problems of the mini world")
+    mini.add_argument("--out", type=Path, metavar="DIR", help="a new or empty folder (default: the cache)")
+    for split in ("train", "val", "test"):
+        mini.add_argument(f"--{split}", type=_count, metavar="N", help=f"problems of the {split} split")
+    mini.add_argument("--seed", type=_seed, default=0, metavar="N", help="default: 0")
+    mini.set_defaults(command=commands.data_mini)
+    check = add("check", help="read every example of a task's data and report the first mistake")
+    check.add_argument("--task", required=True, metavar="NAME")
+    check.add_argument("--data-root", required=True, type=Path, metavar="DIR")
+    check.set_defaults(command=commands.data_check)
+
+
+def _add_backbone(backbone: argparse.ArgumentParser) -> None:
+    add = backbone.add_subparsers(title="commands", metavar="COMMAND", required=True).add_parser
+    pretrain = add("pretrain", help="make the weights that the repository ships, in hours of CPU time")
+    pretrain.add_argument("name", choices=("mini",))
+    pretrain.add_argument("--out", type=Path, metavar="DIR", help="default: where the shipped weights lie")
+    pretrain.add_argument("--seed", type=_seed, default=0, metavar="N", help="default: 0")
+    pretrain.set_defaults(command=commands.backbone_pretrain)
+
+
+def _add_backbone_flags(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--backbone", metavar="NAME", help="default: mini, or the pair given by --llm and --vision")
+    command.add_argument("--llm", metavar="PATH", help="Hugging Face id or folder of a Llama; needs --vision")
+    command.add_argument("--vision", metavar="PATH", help="the same of a CLIP, DINOv2 or SigLIP tower; needs --llm")
+    command.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="SCOPE.FIELD=VALUE",
+        help="a field of a method, an option of a task, or train.FIELD; may be repeated",
+    )
+
+
+def _add_results(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
+
+
+def _count(text: str) -> int:
+    if not text.strip().isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
+    return int(text)
+
+
+def _seed(text: str) -> int:
+    if not text.strip().isdecimal() or int(text) > _LARGEST_SEED:
+        raise argparse.ArgumentTypeError(f"seeds are whole numbers from 0 to {_LARGEST_SEED}, got {text!r}")
+    return int(text)
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    pieces = [piece for piece in text.split(",") if piece.strip()]
+    if not pieces:
+        raise argparse.ArgumentTypeError("names no seed; write a comma list such as 0,1,2")
+    return tuple(dict.fromkeys(_seed(piece) for piece in pieces))

@@ -1,0 +1,100 @@
+"""What each command does: imports what it needs, calls the library, prints the answer. Returns the exit code."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import methods
+import tasks
+from harness import backbones
+from harness.settings import UsageError, suggest
+
+
+def run(args: argparse.Namespace) -> int:
+    """`run`: plan every cell, then run those without a record."""
+    from harness import plan
+
+    # Planned before anything heavy is imported, so that mistakes are answered at once.
+    planned = plan.build(args)
+    from harness.run import execute
+
+    return execute(planned)
+
+
+def leaderboard(args: argparse.Namespace) -> int:
+    """`leaderboard`: the tables of all records below a results folder."""
+    if args.task is not None and args.task not in tasks.names():
+        raise UsageError(f"unknown task {args.task!r}; {suggest(args.task, tasks.names())}")
+    if not args.results.is_dir():
+        raise UsageError(f"--results {args.results}: no such folder; 'vltune run' makes it")
+    from harness.leaderboard import render
+    from harness.store import Store
+
+    text = render(Store(args.results).read(), format=args.format, task=args.task)
+    if args.out is None:
+        print(text.rstrip("\n"))
+        return 0
+    try:
+        args.out.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"--out {args.out}: cannot be written ({error.strerror}); name another file") from None
+    return 0
+
+
+def params(args: argparse.Namespace) -> int:
+    """`params`: exact parameter counts, on the meta device."""
+    from harness import plan
+
+    chosen = plan.build_methods(args)
+    spec = plan.backbone_spec(args, weights="random")
+    from harness.params import report
+
+    print(report(chosen, backbone=spec.name, llm=spec.llm, vision=spec.vision, format=args.format))
+    return 0
+
+
+def list_names(args: argparse.Namespace) -> int:
+    """`list`: one name a line."""
+    known = {"methods": methods.names, "tasks": tasks.names, "backbones": backbones.names}
+    print("\n".join(known[args.what]()))
+    return 0
+
+
+def data_mini(args: argparse.Namespace) -> int:
+    """`data mini`: write the mini world's data set, and print where it lies."""
+    from tasks.mini import scienceqa
+
+    given = {split: getattr(args, split) for split in scienceqa.DEFAULT_SIZES}
+    sizes = {split: size for split, size in given.items() if size is not None}
+    if args.out is None:
+        print(scienceqa.ensure(backbones.cache_folder() / "data", seed=args.seed, **sizes))
+        return 0
+    if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
+        raise UsageError(f"--out {args.out}: is not empty; name a new folder")
+    try:
+        scienceqa.write(args.out, seed=args.seed, **(scienceqa.DEFAULT_SIZES | sizes))
+    except OSError as error:
+        raise UsageError(f"--out {args.out}: cannot be written ({error.strerror}); name another folder") from None
+    print(args.out)
+    return 0
+
+
+def data_check(args: argparse.Namespace) -> int:
+    """`data check`: read every split of a task's data as a run would."""
+    task = tasks.get(args.task)
+    for split in ("train", "val", "test"):
+        examples = task.examples(split, args.data_root, limit=None)
+        pictures = sum(example.image is not None for example in examples)
+        print(f"{split}: {len(examples)} examples, {pictures} with a picture")
+    return 0
+
+
+def backbone_pretrain(args: argparse.Namespace) -> int:
+    """`backbone pretrain mini`: make the shipped weights anew."""
+    from harness.backbones.mini.pretrain import pretrain
+
+    out = args.out or Path(backbones.__file__).parent / "mini" / "weights"
+    pretrain(out, seed=args.seed)
+    print(out)
+    return 0

@@ -1,0 +1,52 @@
+"""Prediction over a whole split: batched by length, reported in the order of the examples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from tqdm import tqdm
+
+from harness.backbones.decoder import DecoderModel
+from harness.meters import Stopwatch
+from tasks import Example, Prediction, Task
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Predictions in the order of the examples, and the time spent in predicting alone."""
+
+    predictions: list[Prediction]
+    predict_ms: float
+    wall_s: float
+
+
+@torch.inference_mode()
+def evaluate(
+    model: DecoderModel,
+    task: Task,
+    examples: Sequence[Example],
+    *,
+    accelerator: Accelerator,
+    batch_size: int,
+    label: str,
+) -> Evaluation:
+    """Predict every example; batches hold texts of similar length so that little padding is computed."""
+    lengths = [model.text_length(prompt, None) for prompt, _ in task.texts(examples, train=False)]
+    by_length = sorted(range(len(examples)), key=lambda i: (-lengths[i], examples[i].id))
+    predictions: dict[int, Prediction] = {}
+    predict_ms, total, watch = 0.0, Stopwatch(model.device), Stopwatch(model.device)
+    starts = range(0, len(examples), batch_size)
+    for start in tqdm(starts, desc=label, unit="batch", disable=None, leave=False):
+        indices = by_length[start : start + batch_size]
+        chosen = [examples[i] for i in indices]
+        batch = task.batch(model, chosen, train=False)
+        watch.restart()
+        with accelerator.autocast():
+            answers = task.predict(model, batch, chosen)
+        predict_ms += watch.ms()
+        predictions.update(zip(indices, answers, strict=True))
+    ordered = [predictions[i] for i in range(len(examples))]
+    return Evaluation(ordered, predict_ms, total.ms() / 1e3)

@@ -1,0 +1,461 @@
+"""Comparison tables from records: Markdown, CSV and JSON from the same rows, whatever the order of the records.
+
+Only comparable runs share a table: same task, backbone and options but for the method's own. Of several runs
+of one cell the latest `ok` one counts.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import math
+import re
+import statistics
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from harness.record import METERS, Distribution, MetricValue, Record, Unavailable
+from harness.stats import seed_summary
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+BASELINES = frozenset({"frozen", "blind", "full"})
+"""Shown for orientation, never marked as best."""
+
+_RANDOM_WEIGHTS = "random weights: accuracy is not ranked"
+_REASON_LENGTH = 300
+
+
+@dataclass(frozen=True)
+class _Column:
+    """A cost column: what is shown of which value, and whether it depends on the machine."""
+
+    key: str
+    header: str
+    scale: float = 1.0
+    goal: Literal["max", "min"] = "min"
+    machine: bool = True
+
+
+_COSTS = (
+    _Column("trainable_params", "Trainable M", 1e-6, machine=False),
+    _Column("trainable_percent", "Trainable %", machine=False),
+    _Column("adapter_bytes", "Saved MB", 1e-6, machine=False),
+    _Column("train_step_ms", "Train step ms"),
+    _Column("train_samples_per_s", "samples/s", goal="max"),
+    _Column("train_peak_bytes", "Train memory MB", 1e-6),
+    _Column("eval_peak_bytes", "Eval memory MB", 1e-6),
+    _Column("infer_ms_per_sample", "Infer ms/sample b1"),
+    _Column("infer_ms_per_sample_batched", "Infer ms/sample batched"),
+    _Column("prefill_ms", "Prefill ms"),
+    _Column("decode_ms_per_token", "Decode ms/token"),
+)
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One method (with one choice of its own settings) in one table, its seeds aggregated."""
+
+    method: str
+    baseline: bool
+    status: str
+    reason: str | None
+    seeds: list[int]
+    runs: list[str]
+    values: dict[str, float | None] = field(default_factory=dict)
+    intervals: dict[str, tuple[float, float] | None] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Table:
+    """Comparable rows. `common` holds their shared options, `metrics` a sample of each score, the primary first."""
+
+    title: str
+    task: str
+    backbone: str
+    common: dict[str, Any]
+    hardware: list[str]
+    metrics: dict[str, MetricValue]
+    rows: list[_Row]
+    absent: list[_Row]
+
+
+def frame(records: Iterable[Record]) -> pd.DataFrame:
+    """One row per method within a table, seeds aggregated: scores are means, meters medians over seeds.
+
+    A score `x` has `x_low`, `x_high` (95 % interval) and `x_n`; nulls are explained in the column `reasons`.
+    A method without an `ok` run has a row too, with its status and reason.
+    """
+    import pandas as pd
+
+    return pd.DataFrame(_flat_rows(records))
+
+
+def render(records: Iterable[Record], *, format: Literal["md", "csv", "json"], task: str | None = None) -> str:
+    """The leaderboard as text, byte-identical for any order of the same records.
+
+    Raises:
+        ValueError: unknown format.
+    """
+    if format == "md":
+        return markdown(records, task=task)
+    chosen = [record for record in records if task in (None, record.cell.task)]
+    if format == "json":
+        return json.dumps(_flat_rows(chosen), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    if format != "csv":
+        raise ValueError(f"format must be md, csv or json, got {format!r}")
+    table = frame(chosen)
+    for name in ("options", "reasons", "seeds", "runs"):
+        if name in table:
+            table[name] = [json.dumps(value, ensure_ascii=False) for value in table[name]]
+    return str(table.to_csv(index=False, lineterminator="\n"))
+
+
+def markdown(records: Iterable[Record], *, task: str | None = None) -> str:
+    """GitHub Markdown: per table a heading, what its rows share, the table, and why values or methods are missing."""
+    tables = _tables([record for record in records if task in (None, record.cell.task)])
+    return "\n\n".join(_section(table) for table in tables) + "\n" if tables else "No runs to compare.\n"
+
+
+# From records to tables
+
+
+def _flat_rows(records: Iterable[Record]) -> list[dict[str, Any]]:
+    return [
+        {
+            "table": table.title,
+            "task": table.task,
+            "backbone": table.backbone,
+            "method": row.method,
+            "baseline": row.baseline,
+            "status": row.status,
+            "reason": row.reason,
+            "seeds": row.seeds,
+            "runs": row.runs,
+            **{name: value for metric in table.metrics for name, value in _flat_metric(row, metric).items()},
+            **{name: row.values.get(name) for name in ("trainable_percent", *METERS)},
+            "reasons": row.reasons,
+            "options": table.common,
+        }
+        for table in _tables(records)
+        for row in (*table.rows, *table.absent)
+    ]
+
+
+def _flat_metric(row: _Row, metric: str) -> dict[str, float | int | None]:
+    low, high = row.intervals.get(metric) or (None, None)
+    n = row.counts.get(metric)
+    return {metric: row.values.get(metric), f"{metric}_low": low, f"{metric}_high": high, f"{metric}_n": n}
+
+
+def _tables(records: Iterable[Record]) -> list[_Table]:
+    groups: dict[tuple[str, str, str], list[Record]] = {}
+    for record in sorted(records, key=lambda record: record.run_id):
+        key = (record.cell.task, record.cell.backbone, json.dumps(_common(record), sort_keys=True))
+        groups.setdefault(key, []).append(record)
+    commons = {key: _flatten(json.loads(key[2])) for key in groups}
+    return [_table(groups[key], _title(key, commons)) for key in sorted(groups)]
+
+
+def _common(record: Record) -> dict[str, Any]:
+    """All options but the method's own; one kind of device is one, whatever its number."""
+    options = {name: value for name, value in record.cell.options.items() if name != "method"}
+    if isinstance(run := options.get("run"), dict) and "device" in run:
+        options["run"] = {**run, "device": str(run["device"]).partition(":")[0]}
+    return options
+
+
+def _title(key: tuple[str, str, str], commons: Mapping[tuple[str, str, str], dict[str, Any]]) -> str:
+    """Task and backbone, and where several tables share these, the options that tell them apart."""
+    rivals = [common for other, common in commons.items() if other[:2] == key[:2]]
+    names = sorted({name for common in rivals for name in common})
+    telling = [name for name in names if any(rival.get(name) != rivals[0].get(name) for rival in rivals)]
+    return " · ".join([*key[:2], *(f"{name}={_show(commons[key].get(name))}" for name in telling)])
+
+
+def _table(records: Sequence[Record], title: str) -> _Table:
+    """Records of one group, sorted by run id."""
+    variants: dict[tuple[str, str], list[Record]] = {}
+    for record in records:
+        settings = json.dumps(record.cell.options.get("method"), sort_keys=True)
+        variants.setdefault((record.cell.method, settings), []).append(record)
+    done, absent, counted = [], [], []
+    for (method, settings), runs in variants.items():
+        rivals = [json.loads(other) for name, other in variants if name == method]
+        label = _label(method, json.loads(settings), rivals)
+        latest = {run.cell.seed: run for run in runs if run.status == "ok"}
+        if latest:
+            chosen = [latest[seed] for seed in sorted(latest)]
+            counted += chosen
+            done.append(_aggregate(label, chosen))
+        else:
+            absent.append(_absent(label, runs))
+    metrics: dict[str, MetricValue] = {}
+    for record in counted:
+        for name, metric in record.metrics.items():
+            metrics.setdefault(name, metric)
+    return _Table(
+        title=title,
+        task=records[0].cell.task,
+        backbone=records[0].cell.backbone,
+        common=_common(records[0]),
+        hardware=sorted({machine for record in counted if (machine := _machine(record))}),
+        metrics=metrics,
+        rows=sorted(done, key=lambda row: _rank(row, metrics)),
+        absent=sorted(absent, key=lambda row: row.method),
+    )
+
+
+def _label(method: str, settings: Any, rivals: Sequence[Any]) -> str:
+    """The method's name, with the settings in which it differs from other rows of the same method."""
+    mine, others = _flatten(settings or {}), [_flatten(rival or {}) for rival in rivals]
+    names = sorted({name for other in others for name in other})
+    telling = [name for name in names if any(other.get(name) != mine.get(name) for other in others)]
+    return f"{method} ({', '.join(f'{name}={_show(mine.get(name))}' for name in telling)})" if telling else method
+
+
+def _aggregate(label: str, runs: Sequence[Record]) -> _Row:
+    row = _Row(
+        method=label,
+        baseline=runs[0].cell.method in BASELINES,
+        status="ok",
+        reason=None,
+        seeds=[run.cell.seed for run in runs],
+        runs=[run.run_id for run in runs],
+    )
+    for name in dict.fromkeys(name for run in runs for name in run.metrics):
+        _add_metric(row, name, [run.metrics[name] for run in runs if name in run.metrics], _random_weights(runs[0]))
+    for name in METERS:
+        _add_meter(row, name, [run.meters[name] for run in runs])
+    trainable, total = row.values["trainable_params"], row.values["total_params"]
+    row.values["trainable_percent"] = 100 * trainable / total if trainable is not None and total else None
+    if row.values["trainable_percent"] is None:
+        reasons = (row.reasons.get("trainable_params"), row.reasons.get("total_params"), "total_params is 0")
+        row.reasons["trainable_percent"] = next(filter(None, reasons))
+    return row
+
+
+def _add_metric(row: _Row, name: str, scores: Sequence[MetricValue], random_weights: bool) -> None:
+    row.counts[name] = scores[0].n
+    values = [score.value for score in scores if score.value is not None]
+    if random_weights or not values:
+        row.values[name] = None
+        row.reasons[name] = _RANDOM_WEIGHTS if random_weights else scores[0].reason or ""
+        return
+    summary = seed_summary(values)
+    row.values[name] = summary.mean
+    # One seed says nothing about seeds: its interval is the record's own, over examples.
+    row.intervals[name] = summary.ci95 if summary.n > 1 else scores[0].ci95
+
+
+def _add_meter(row: _Row, name: str, meters: Sequence[Any]) -> None:
+    read = [meter for meter in meters if not isinstance(meter, Unavailable)]
+    values = [meter.median if isinstance(meter, Distribution) else meter.value for meter in read]
+    row.values[name] = statistics.median(values) if values else None
+    if not values:
+        row.reasons[name] = meters[0].reason
+
+
+def _absent(label: str, runs: Sequence[Record]) -> _Row:
+    last = runs[-1]
+    return _Row(
+        method=label,
+        baseline=last.cell.method in BASELINES,
+        status=last.status,
+        reason=last.reason,
+        seeds=sorted({run.cell.seed for run in runs}),
+        runs=[last.run_id],
+    )
+
+
+def _rank(row: _Row, metrics: Mapping[str, MetricValue]) -> tuple[bool, float, str]:
+    """Methods by the primary score, best first; baselines below; names decide ties."""
+    primary = next(iter(metrics), "")
+    value = row.values.get(primary)
+    if row.baseline or value is None:
+        return row.baseline, math.inf, row.method
+    return False, -value if metrics[primary].goal == "max" else value, row.method
+
+
+def _random_weights(record: Record) -> bool:
+    run = record.cell.options.get("run")
+    return isinstance(run, dict) and run.get("weights") == "random"
+
+
+def _machine(record: Record) -> str | None:
+    """What times and memory were measured on, as far as the record says."""
+    gpu, cpu = record.provenance.get("gpu"), record.provenance.get("cpu")
+    if isinstance(gpu, dict) and gpu.get("names"):
+        return " + ".join(map(str, gpu["names"]))
+    return f"{cpu.get('model')}, {cpu.get('threads')} threads" if isinstance(cpu, dict) else None
+
+
+def _flatten(options: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(options, dict):
+        return {prefix or "value": options}
+    pairs = ((f"{prefix}.{name}" if prefix else name, value) for name, value in sorted(options.items()))
+    return {
+        path: leaf
+        for name, value in pairs
+        for path, leaf in (_flatten(value, name) if isinstance(value, dict) and value else {name: value}).items()
+    }
+
+
+def _show(value: Any) -> str:
+    if isinstance(value, str) and re.fullmatch(r"[0-9a-f]{32,}", value):
+        return value[:12]
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+# From a table to Markdown
+
+
+def _section(table: _Table) -> str:
+    parts = [f"## {_escape(table.title)}", _note(table)]
+    if table.rows:
+        parts += [_grid(table), _legend(table)]
+    if missing := _missing(table):
+        parts.append("– means no value:\n\n" + "\n".join(missing))
+    if table.absent:
+        parts.append("Without a result:\n\n" + "\n".join(map(_excuse, table.absent)))
+    return "\n\n".join(part for part in parts if part)
+
+
+def _note(table: _Table) -> str:
+    """One paragraph: first what limits the numbers, loudly, then what all rows share."""
+    common = _flatten(table.common)
+    train, evaluation = common.get("run.train_limit"), common.get("run.eval_limit")
+    kind = common.get("run.device")
+    loud = []
+    if train is not None or evaluation is not None:
+        loud.append(f"Limited data: {_limit(train)} training / {_limit(evaluation)} evaluation examples.")
+    if common.get("run.weights") == "random":
+        loud.append("Random weights: costs only, accuracy is not ranked.")
+    if kind == "cpu":
+        loud.append("Measured on CPU.")
+    if len(table.hardware) > 1:
+        loud.append("Measured on different hardware or threads: times and memory are not comparable.")
+    said = [f"Task {table.task}, backbone {table.backbone}."]
+    if table.hardware:
+        said.append(f"Hardware: {'; '.join(table.hardware)}.")
+    if common:
+        said.append(f"Shared options: {', '.join(f'{name}={_show(value)}' for name, value in common.items())}.")
+    return " ".join([*(f"**{_escape(text)}**" for text in loud), *map(_escape, said)])
+
+
+def _limit(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int) else "all"
+
+
+def _grid(table: _Table) -> str:
+    from tabulate import tabulate
+
+    columns = [("Method", [_escape(row.method) for row in table.rows])]
+    for index, (name, metric) in enumerate(table.metrics.items()):
+        shown = [_score(row.values.get(name)) for row in table.rows]
+        cells = _embolden(table.rows, shown, metric.goal)
+        if index == 0:
+            cells = [cell + _interval(row.intervals.get(name)) for cell, row in zip(cells, table.rows, strict=True)]
+        columns.append((f"{_escape(_header(name))} {_escape(metric.unit)}" if index == 0 else _escape(name), cells))
+        if index == 0:
+            columns.append(("Seeds", [str(len(row.seeds)) for row in table.rows]))
+    for cost in _COSTS:
+        shown = [_cost(row.values[cost.key], cost.scale) for row in table.rows]
+        comparable = not (cost.machine and len(table.hardware) > 1)
+        columns.append((cost.header, _embolden(table.rows, shown, cost.goal) if comparable else shown))
+    rows = list(zip(*(cells for _, cells in columns), strict=True))
+    alignment = ["left", *["right"] * (len(columns) - 1)]
+    headers = [header for header, _ in columns]
+    return tabulate(rows, headers=headers, tablefmt="pipe", colalign=alignment, disable_numparse=True)
+
+
+def _embolden(rows: Sequence[_Row], shown: Sequence[str], goal: str) -> list[str]:
+    """Mark the best of what is shown (equal as shown is a tie) if at least two methods, not baselines, have values."""
+    numbers = [
+        None if row.baseline or text == "–" else float(text.replace(",", ""))
+        for row, text in zip(rows, shown, strict=True)
+    ]
+    eligible = [number for number in numbers if number is not None]
+    if len(eligible) < 2:
+        return list(shown)
+    best = max(eligible) if goal == "max" else min(eligible)
+    return [f"**{text}**" if number == best else text for text, number in zip(shown, numbers, strict=True)]
+
+
+def _legend(table: _Table) -> str:
+    """Examples and unit behind each score, and what the interval means."""
+    if not table.metrics:
+        return ""
+    scores = []
+    for name, metric in table.metrics.items():
+        counts = sorted({row.counts[name] for row in table.rows if name in row.counts})
+        n = f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}"
+        scores.append(f"{_header(name)} {n} ({metric.unit})")
+    primary = next(iter(table.metrics))
+    seeds = {len(row.seeds) > 1 for row in table.rows if row.intervals.get(primary)}
+    meaning = {
+        frozenset({False}): " In brackets the 95 % interval over examples (one seed).",
+        frozenset({True}): " In brackets the 95 % t interval of the mean over seeds.",
+        frozenset({False, True}): " In brackets the 95 % interval: over examples where there is one seed, "
+        "the t interval of the mean over seeds where there are several.",
+    }.get(frozenset(seeds), "")
+    return f"Examples (unit) of each score: {_escape(', '.join(scores))}.{meaning} Costs are medians over seeds."
+
+
+def _missing(table: _Table) -> list[str]:
+    """Why values are null, one line for all that share columns and reason."""
+    headers = {**{name: _header(name) for name in table.metrics}, **{cost.key: cost.header for cost in _COSTS}}
+    methods: dict[tuple[str, str], list[str]] = {}
+    for row in table.rows:
+        columns: dict[str, list[str]] = {}
+        for name, header in headers.items():
+            if row.values.get(name) is None:
+                columns.setdefault(row.reasons.get(name, "not among the scores of this run"), []).append(header)
+        for reason, names in columns.items():
+            methods.setdefault((", ".join(names), reason), []).append(row.method)
+    return [
+        f"- {_escape(names)} ({_escape(', '.join(rows))}): {_escape(reason)}"
+        for (names, reason), rows in methods.items()
+    ]
+
+
+def _excuse(row: _Row) -> str:
+    seeds = ", ".join(map(str, row.seeds))
+    return f"- {_escape(row.method)}: {row.status} (seeds {seeds}): {_escape(row.reason or '')}"
+
+
+def _header(metric: str) -> str:
+    return "Acc." if metric == "accuracy" else metric
+
+
+def _score(value: float | None) -> str:
+    return "–" if value is None else f"{value:,.2f}"
+
+
+def _interval(interval: tuple[float, float] | None) -> str:
+    return "" if interval is None else f" [{interval[0]:,.2f}, {interval[1]:,.2f}]"
+
+
+def _cost(value: float | None, scale: float) -> str:
+    """Three significant digits, all digits before the point."""
+    if value is None:
+        return "–"
+    scaled = value * scale
+    digits = 0 if scaled == 0 else min(max(2 - math.floor(math.log10(abs(scaled))), 0), 6)
+    return f"{scaled:,.{digits}f}"
+
+
+def _escape(text: str) -> str:
+    """Text as itself in a Markdown table: no markup, HTML, new cell, new line or control character."""
+    visible = "".join(" " if unicodedata.category(char)[0] in "CZ" else char for char in text)
+    short = " ".join(visible.split())
+    if len(short) > _REASON_LENGTH:
+        short = f"{short[:_REASON_LENGTH]}…"
+    marked = re.sub(r"([\\`*\[\]|~$])", r"\\\1", html.escape(short, quote=False))
+    # An underscore within a word is no markup; elsewhere it may be.
+    return re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\_", marked)

@@ -1,0 +1,54 @@
+"""What this machine can run: the device, the precision and the kernels behind `auto`."""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+from harness.backbones import Precision
+from harness.settings import UsageError
+
+Kernels = Literal["auto", "reference", "triton"]
+
+
+def resolve_device(name: str) -> str:
+    """`cpu` or `cuda:N` for `auto`, `cpu` or `cuda:N`.
+
+    Raises:
+        UsageError: another name, or a device that is not there.
+    """
+    if name == "cpu":
+        return name
+    if name != "auto" and not re.fullmatch(r"cuda:\d+", name):
+        raise UsageError(f"--device cannot be {name!r}; use auto, cpu or cuda:N")
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name == "auto":
+        return "cuda:0" if count else "cpu"
+    if int(name.removeprefix("cuda:")) >= count:
+        found = f"the last one here is cuda:{count - 1}" if count else "there is no CUDA device here"
+        raise UsageError(f"--device {name}: {found}; use --device auto")
+    return name
+
+
+def resolve_precision(asked: Precision | None, device: str) -> Precision:
+    """What was asked for, else bf16 on a GPU and fp32 on a CPU.
+
+    Raises:
+        UsageError: fp16 on a CPU.
+    """
+    if asked == "fp16" and device == "cpu":
+        raise UsageError("--precision fp16 needs a GPU; on a CPU use fp32 or bf16")
+    return asked or ("fp32" if device == "cpu" else "bf16")
+
+
+def resolve_kernels(asked: Kernels) -> Kernels:
+    """What was asked for.
+
+    Raises:
+        UsageError: triton, of which this version has no kernel.
+    """
+    if asked == "triton":
+        raise UsageError("--kernels triton: this version has no Triton kernel; use --kernels auto or reference")
+    return asked

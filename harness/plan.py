@@ -1,0 +1,264 @@
+"""From the command line to a Plan: every cell to run, with every option resolved and checked before any work starts.
+
+Values come from the defaults of methods and tasks (the papers'), then the backbone's recipe, then the command line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import methods
+import tasks
+from harness import machine, recipes, settings
+from harness.backbones import BackboneSpec, Precision
+from harness.backbones import check as check_backbone
+from harness.settings import UsageError, suggest
+from methods import setting
+
+Given = Mapping[str, Mapping[str, str]]
+"""What the command line sets: texts by scope (a method, a task or `train`) and field."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """How every method of a plan is trained; exactly one of `epochs` and `steps` is set."""
+
+    epochs: int | None = setting(None, "passes over the training examples", low=1)
+    steps: int | None = setting(None, "optimiser steps", low=1)
+    batch_size: int = setting(32, "examples per optimiser step", low=1)
+    accumulate: int = setting(1, "micro-batches per optimiser step", low=1)
+    lr: float | None = setting(None, "peak learning rate at this batch size; none for 9e-3 * batch_size / 256", above=0)
+    warmup: float = setting(0.1, "share of all steps that warm up", source="2 of 20 epochs", low=0, below=1)
+    weight_decay: float = setting(0.02, "of matrices; biases and other 1-D parameters have none", low=0)
+    beta1: float = setting(0.9, "AdamW's first moment", low=0, below=1)
+    beta2: float = setting(0.95, "AdamW's second moment", low=0, below=1)
+    clip_norm: float | None = setting(None, "largest norm of all gradients; none for no clipping", above=0)
+    eval_batch_size: int = setting(16, "examples per batch of evaluation", low=1)
+
+    def __post_init__(self) -> None:
+        settings.check_limits(self)
+        if (self.epochs is None) == (self.steps is None):
+            raise ValueError(f"set exactly one of epochs and steps, got epochs={self.epochs} and steps={self.steps}")
+        if self.batch_size % self.accumulate:
+            raise ValueError(f"accumulate must divide batch_size ({self.batch_size}), got {self.accumulate}")
+
+    @property
+    def peak_lr(self) -> float:
+        """`lr`, or what the authors' rule makes of the batch size."""
+        return 9e-3 * self.batch_size / 256 if self.lr is None else self.lr
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellPlan:
+    """One run. `explicit` holds what the command line set, as `scope.field` (or a run option's name): value."""
+
+    method_name: str
+    method: methods.Method
+    task_name: str
+    task: tasks.Task
+    seed: int
+    train: TrainOptions
+    explicit: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Everything one `run` does.
+
+    Attributes:
+        backbone: a name of `harness.backbones.names()`, or a label when `llm` and `vision` are given.
+        llm, vision: Hugging Face ids or local folders that replace the backbone's own.
+        data_root: where the task's data lies; None for the generated data of the mini world.
+        cells: ordered by task, then seed, then method.
+        device: `cpu` or `cuda:N`.
+        recipe: the name of the recipe that was used.
+        argv: the command line.
+    """
+
+    backbone: str
+    llm: str | None
+    vision: str | None
+    weights: Literal["pretrained", "random"]
+    data_root: Path | None
+    cells: tuple[CellPlan, ...]
+    train_limit: int | None
+    eval_limit: int | None
+    precision: Precision
+    device: str
+    kernels: machine.Kernels
+    results: Path
+    fresh: bool
+    recipe: str
+    argv: tuple[str, ...]
+
+
+def build(args: argparse.Namespace) -> Plan:
+    """Resolve and check what `run` was asked for.
+
+    Raises:
+        UsageError: a field, value, device, folder or combination that cannot be used.
+        methods.UnknownName, tasks.UnknownName, harness.backbones.BackboneError: an unknown name.
+        harness.store.StoreError: the results folder cannot be written.
+    """
+    spec = backbone_spec(args)
+    recipe = recipes.load(spec.name)
+    method_names = choose(args.methods, methods.names(), kind="method")
+    task_names = choose(args.task, tasks.names(), kind="task")
+    given = _given(args, method_names, task_names)
+    chosen = {name: _method(name, recipe, given) for name in method_names}
+    on = {name: _task(name, recipe, given) for name in task_names}
+    train, train_explicit = _train(recipe, given)
+    if args.data_root is not None and not args.data_root.is_dir():
+        raise UsageError(f"--data-root {args.data_root}: no such folder; name the folder that holds the task's files")
+    device = machine.resolve_device(args.device or "auto")
+    shared = {name: getattr(args, name) for name in ("train_limit", "eval_limit", "weights", "precision", "kernels")}
+    explicit = train_explicit | {name: value for name, value in shared.items() if value is not None}
+    cells = tuple(
+        CellPlan(
+            method_name=method_name,
+            method=method,
+            task_name=task_name,
+            task=task,
+            seed=seed,
+            train=train,
+            explicit=explicit | task_explicit | method_explicit,
+        )
+        for task_name, (task, task_explicit) in on.items()
+        for seed in args.seeds
+        for method_name, (method, method_explicit) in chosen.items()
+    )
+    plan = Plan(
+        backbone=spec.name,
+        llm=spec.llm,
+        vision=spec.vision,
+        weights=spec.weights,
+        data_root=args.data_root,
+        cells=cells,
+        train_limit=args.train_limit,
+        eval_limit=args.eval_limit,
+        precision=machine.resolve_precision(args.precision or recipe.precision, device),
+        device=device,
+        kernels=machine.resolve_kernels(args.kernels or "auto"),
+        results=args.results,
+        fresh=args.fresh,
+        recipe=recipe.name,
+        argv=args.argv,
+    )
+    from harness.store import Store
+
+    Store(plan.results).check_writable()
+    return plan
+
+
+def build_methods(args: argparse.Namespace) -> tuple[tuple[str, methods.Method], ...]:
+    """The methods that `params` was asked for, by name, with the backbone's recipe and `--set` applied.
+
+    Raises:
+        UsageError, methods.UnknownName, harness.backbones.BackboneError: as `build`.
+    """
+    recipe = recipes.load(backbone_spec(args, weights="random").name)
+    names = choose(args.methods, methods.names(), kind="method")
+    given = _given(args, names, [])
+    return tuple((name, _method(name, recipe, given)[0]) for name in names)
+
+
+def backbone_spec(args: argparse.Namespace, *, weights: Literal["pretrained", "random"] | None = None) -> BackboneSpec:
+    """The backbone that the command line names; a pair without a name is called after its two parts.
+
+    Raises:
+        harness.backbones.BackboneError: unknown name, half a pair, or no weights to be had.
+    """
+    pair = f"{Path(args.llm).name}+{Path(args.vision).name}" if args.llm and args.vision else None
+    spec = BackboneSpec(
+        name=args.backbone or pair or "mini",
+        llm=args.llm,
+        vision=args.vision,
+        weights=weights or args.weights or "pretrained",
+    )
+    check_backbone(spec)
+    return spec
+
+
+def choose(text: str, known: Sequence[str], *, kind: str) -> list[str]:
+    """The names of a comma list, each once; `all` stands for every known one.
+
+    Raises:
+        UsageError: an empty list or an unknown name.
+    """
+    names = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    if not names:
+        raise UsageError(f"no {kind} is named; {suggest('', known)}")
+    if "all" in names:
+        return list(known)
+    for name in names:
+        if name not in known:
+            raise UsageError(f"unknown {kind} {name!r}; {suggest(name, known)}")
+    return names
+
+
+def _given(args: argparse.Namespace, method_names: list[str], task_names: list[str]) -> Given:
+    """What `--set` and the training flags say, every scope checked."""
+    given = settings.parse_overrides(args.set)
+    scopes = ["train", *method_names, *task_names]
+    if "blind" in method_names:
+        scopes.append(_twin(methods.load("blind"), given.get("blind", {})))
+    for scope in given:
+        if scope in scopes:
+            continue
+        for kind, flag, known in (("method", "--methods", methods.names()), ("task", "--task", tasks.names())):
+            if scope in known:
+                raise UsageError(f"--set {scope}: {kind} {scope} is not selected; add it to {flag} or drop this --set")
+        raise UsageError(f"--set {scope}: unknown scope; {suggest(scope, scopes)}")
+    for flag in ("epochs", "steps", "batch_size"):
+        if (value := getattr(args, flag, None)) is not None:
+            train = given.setdefault("train", {})
+            if flag in train:
+                raise UsageError(f"--{flag.replace('_', '-')} and --set train.{flag} say the same; keep one")
+            train[flag] = str(value)
+    return given
+
+
+def _twin(blind: type[methods.Method], fields: Mapping[str, Any]) -> str:
+    """The name of the method that `blind` trains."""
+    default = next(field.default for field in dataclasses.fields(blind) if field.name == "of")
+    return str(fields.get("of", default))
+
+
+def _method(name: str, recipe: recipes.Recipe, given: Given) -> tuple[methods.Method, dict[str, Any]]:
+    """A method, and what of it the command line set; `blind` also gets the settings of the method it trains."""
+    cls = methods.load(name)
+    fields, explicit = _fields(cls, name, recipe, recipe.methods, given)
+    if name == "blind":
+        of = _twin(cls, fields)
+        inner, inner_explicit = _fields(methods.load(of), of, recipe, recipe.methods, given)
+        fields["fields"] = tuple(sorted(inner.items()))
+        explicit |= inner_explicit
+    return settings.make(cls, fields, scope=name), explicit
+
+
+def _task(name: str, recipe: recipes.Recipe, given: Given) -> tuple[tasks.Task, dict[str, Any]]:
+    cls = tasks.load(name)
+    fields, explicit = _fields(cls, name, recipe, recipe.tasks, given)
+    return settings.make(cls, fields, scope=name), explicit
+
+
+def _fields(
+    cls: type, scope: str, recipe: recipes.Recipe, tables: Mapping[str, Mapping[str, Any]], given: Given
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The fields that recipe and command line set, and those of the command line alone by `scope.field`."""
+    base = settings.read(cls, tables.get(scope, {}), where=f"{recipe.file}: {scope}.")
+    own = settings.read(cls, given.get(scope, {}), where=f"--set {scope}.")
+    return base | own, {f"{scope}.{field}": value for field, value in own.items()}
+
+
+def _train(recipe: recipes.Recipe, given: Given) -> tuple[TrainOptions, dict[str, Any]]:
+    base = settings.read(TrainOptions, recipe.train, where=f"{recipe.file}: train.")
+    own = settings.read(TrainOptions, given.get("train", {}), where="--set train.")
+    options = settings.make(TrainOptions, recipes.overlay_train(base, own), scope="train")
+    resolved = dataclasses.replace(options, lr=options.peak_lr)
+    return resolved, {f"train.{field}": value for field, value in own.items()}

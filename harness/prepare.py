@@ -1,0 +1,104 @@
+"""Everything that can be refused before any hour of compute: data, pictures, prompt lengths, what a backbone lacks."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.backbones import cache_folder
+from harness.backbones.decoder import DecoderModel
+from harness.plan import CellPlan, Plan
+from tasks import DataError, Example, Task
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """The examples of one task, checked, and a fingerprint of exactly what is used."""
+
+    root: Path
+    train: list[Example]
+    evaluation: list[Example]
+    sha256: str
+
+
+def data_root(plan: Plan, task_name: str) -> Path:
+    """The folder given by the user; for the backbone `mini` the procedural data, written into the cache if need be.
+
+    Raises:
+        DataError: no folder was given and the backbone has no data of its own.
+    """
+    if plan.data_root is not None:
+        return plan.data_root
+    if plan.backbone == "mini" and plan.llm is None:
+        module = importlib.import_module(f"tasks.mini.{task_name}")
+        return Path(module.ensure(cache_folder() / "data"))
+    raise DataError(f"{task_name} needs data for backbone {plan.backbone!r}: give --data-root DIR")
+
+
+def task_data(plan: Plan, task_name: str, task: Task) -> TaskData:
+    """Read and check both splits of a task; `task.prepare` checks the pictures once the model's size is known.
+
+    Raises:
+        DataError: names the file, the field and the fix.
+    """
+    root = data_root(plan, task_name)
+    train = task.examples("train", root, limit=plan.train_limit)
+    evaluation = task.examples("val" if task.split == "val" else "test", root, limit=plan.eval_limit)
+    return TaskData(root, train, evaluation, fingerprint([*train, *evaluation]))
+
+
+def fingerprint(examples: Sequence[Example]) -> str:
+    """SHA-256 over the examples' fields and the bytes of their pictures, wherever the folder lies."""
+    digest = hashlib.sha256()
+    for example in examples:
+        fields = {name: value for name, value in vars(example).items() if name != "image"}
+        digest.update(repr(sorted(fields.items())).encode("utf-8", "surrogatepass"))
+        if example.image is not None:
+            digest.update(hashlib.sha256(example.image.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Overlong:
+    """Prompts that do not fit the backbone's context beside what the method inserts."""
+
+    train: int
+    evaluation: int
+    longest: int
+    room: int
+    first: tuple[str, ...]
+
+
+def overlong(model: DecoderModel, task: Task, data: TaskData) -> Overlong:
+    """Count them with the method attached; `first` names up to three."""
+    counts: list[int] = []
+    longest, first = 0, list[str]()
+    for examples, train in ((data.train, True), (data.evaluation, False)):
+        lengths = [
+            model.text_length(prompt, answer if train else None) for prompt, answer in task.texts(examples, train=train)
+        ]
+        over = [example.id for example, length in zip(examples, lengths, strict=True) if length > model.room]
+        counts.append(len(over))
+        first += over[: 3 - len(first)]
+        longest = max([longest, *lengths])
+    return Overlong(counts[0], counts[1], longest, model.room, tuple(first))
+
+
+def check_lengths(cell: CellPlan, model: DecoderModel, data: TaskData) -> Overlong:
+    """Refuse prompts longer than the context, unless the task's option `overlong` says to cut them.
+
+    Raises:
+        DataError: how many, the longest, the first ids and the ways out.
+    """
+    found = overlong(model, cell.task, data)
+    count = found.train + found.evaluation
+    if count and cell.task.overlong == "error":
+        raise DataError(
+            f"{data.root}: {count} of {len(data.train) + len(data.evaluation)} prompts do not fit the context of "
+            f"{model.name} beside {cell.method_name} (room for {found.room} tokens, longest {found.longest}, first: "
+            f"{', '.join(found.first)}); use a backbone with a longer context or --set {cell.task_name}.overlong=cut"
+        )
+    return found

@@ -1,0 +1,309 @@
+"""One run as one JSON document (schema 1): the models, their checks and the way from and to text.
+
+A record is complete or it is refused: no missing meter, no NaN, no sentinel number; what could not be
+measured is null with its reason.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import secrets
+import statistics
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+SCHEMA: Final = 1
+
+METERS: dict[str, str] = {
+    "trainable_params": "params",
+    "total_params": "params",
+    "adapter_bytes": "bytes",
+    "train_step_ms": "ms",
+    "train_samples_per_s": "samples/s",
+    "train_peak_bytes": "bytes",
+    "train_peak_reserved_bytes": "bytes",
+    "eval_peak_bytes": "bytes",
+    "eval_peak_reserved_bytes": "bytes",
+    "infer_ms_per_sample": "ms",
+    "infer_ms_per_sample_batched": "ms",
+    "prefill_ms": "ms",
+    "decode_ms_per_token": "ms",
+    "train_flops_per_sample": "FLOPs",
+    "infer_flops_per_sample": "FLOPs",
+    "energy_joules": "joules",
+    "load_wall_s": "s",
+    "train_wall_s": "s",
+    "eval_wall_s": "s",
+}
+"""Every meter of a record with its unit, in the order in which records list them."""
+
+
+class RecordError(ValueError):
+    """A record file that cannot be used; one line naming the file and what is wrong in it."""
+
+
+def _encodable(value: Any) -> Any:
+    """Paths that are no valid UTF-8 reach Python as lone surrogates, which JSON files cannot hold."""
+    return value.encode("utf-8", "backslashreplace").decode("utf-8") if isinstance(value, str) else value
+
+
+def _plain(value: Any, where: str) -> Any:
+    """A copy of `value` in JSON's own types, or a ValueError naming the place that has none."""
+    if value is None or isinstance(value, bool | int):
+        return value
+    if isinstance(value, str):
+        return _encodable(value)
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueError(f"{where} must be a finite number, got {value}")
+        return float(value)
+    if isinstance(value, list | tuple):
+        return [_plain(item, f"{where}[{index}]") for index, item in enumerate(value)]
+    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+        return {_encodable(key): _plain(item, f"{where}.{key}") for key, item in value.items()}
+    raise ValueError(f"{where} must be JSON (null, bool, number, string, list, object), got {type(value).__name__}")
+
+
+Text = Annotated[str, BeforeValidator(_encodable)]
+Name = Annotated[str, BeforeValidator(_encodable), Field(min_length=1)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+JsonObject = Annotated[
+    dict[str, Any], AfterValidator(lambda value: {key: _plain(item, key) for key, item in value.items()})
+]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", populate_by_name=True)
+
+
+class Cell(_Model):
+    """What was run. `options` holds every resolved option that can change a number, `explicit` those given by hand."""
+
+    method: Name
+    task: Name
+    backbone: Name
+    seed: int
+    options: JsonObject
+    explicit: JsonObject = Field(default_factory=dict)
+
+
+class MetricValue(_Model):
+    """One score over `n` examples; `ci95` is its interval over examples, in the same unit."""
+
+    value: Finite | None
+    unit: Text
+    goal: Literal["max", "min"]
+    n: int = Field(ge=0)
+    ci95: tuple[Finite, Finite] | None = None
+    reason: Text | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> MetricValue:
+        if self.value is None and not self.reason:
+            raise ValueError("a null value needs a reason")
+        if self.ci95 is not None and self.ci95[0] > self.ci95[1]:
+            raise ValueError(f"ci95 must be (low, high), got {self.ci95}")
+        return self
+
+
+class Scalar(_Model):
+    """A meter read once."""
+
+    value: int | Finite
+    unit: Text
+
+
+class Distribution(_Model):
+    """A meter read `n` times."""
+
+    median: Finite
+    p20: Finite
+    p80: Finite
+    n: int = Field(ge=1)
+    unit: Text
+
+
+class Unavailable(_Model):
+    """A meter that could not be read."""
+
+    value: None = None
+    reason: Name
+
+
+def _kind(value: Any) -> str | None:
+    if isinstance(value, BaseModel):
+        return type(value).__name__.lower()
+    if not isinstance(value, dict):
+        return None
+    if "median" in value:
+        return "distribution"
+    return "unavailable" if value.get("value") is None else "scalar"
+
+
+Meter = Annotated[
+    Annotated[Scalar, Tag("scalar")]
+    | Annotated[Distribution, Tag("distribution")]
+    | Annotated[Unavailable, Tag("unavailable")],
+    Discriminator(_kind),
+]
+
+
+def scalar(value: float, unit: str) -> Scalar:
+    """A meter with one value.
+
+    Raises:
+        ValueError: NaN or infinite.
+    """
+    return Scalar(value=value, unit=unit)
+
+
+def distribution(samples: Sequence[float], unit: str) -> Distribution:
+    """A meter from repeated readings: median, 20th and 80th percentile (linear interpolation).
+
+    Raises:
+        ValueError: no samples, or one is NaN or infinite.
+    """
+    values = [float(sample) for sample in samples]
+    if not values or not all(map(math.isfinite, values)):
+        raise ValueError(f"samples must be one or more finite numbers, got {values[:8]}")
+    deciles = statistics.quantiles(values, n=10, method="inclusive") if len(values) > 1 else values * 9
+    return Distribution(median=statistics.median(values), p20=deciles[1], p80=deciles[7], n=len(values), unit=unit)
+
+
+def unavailable(reason: str) -> Unavailable:
+    """A meter that could not be read, and why.
+
+    Raises:
+        ValueError: empty reason.
+    """
+    return Unavailable(reason=reason)
+
+
+class PredictionsFile(_Model):
+    """The predictions beside the record: a bare file name and the SHA-256 of its bytes."""
+
+    file: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+class Record(_Model):
+    """One run. An `ok` record has every meter and no reason; any other status says why.
+
+    Raises:
+        ValueError: a field is missing, unknown, of the wrong type, NaN or infinite (pydantic names it).
+    """
+
+    schema_version: Literal[1] = Field(default=SCHEMA, alias="schema")
+    run_id: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,120}$")
+    status: Literal["ok", "failed", "skipped", "interrupted"]
+    reason: Text | None = None
+    traceback: Text | None = None
+    cell: Cell
+    metrics: dict[str, MetricValue] = Field(default_factory=dict)
+    meters: dict[str, Meter] = Field(default_factory=dict, validate_default=True)
+    predictions: PredictionsFile | None = None
+    provenance: JsonObject = Field(default_factory=dict)
+
+    @field_validator("meters", mode="after")
+    @classmethod
+    def _complete(cls, meters: dict[str, Meter], info: ValidationInfo) -> dict[str, Meter]:
+        """Every key of METERS in its order; only a run that did not end may leave some to be filled here."""
+        status = info.data.get("status", "ok")
+        if unknown := sorted(set(meters) - set(METERS)):
+            raise ValueError(f"unknown meter {unknown[0]!r}; known: {', '.join(METERS)}")
+        if status == "ok" and (missing := [name for name in METERS if name not in meters]):
+            raise ValueError(f"missing {', '.join(missing)}: an ok record has every meter, or why it has not")
+        for name, meter in meters.items():
+            if not isinstance(meter, Unavailable) and meter.unit != METERS[name]:
+                raise ValueError(f"{name} is in {METERS[name]}, got unit {meter.unit!r}")
+        return {name: meters.get(name) or unavailable(f"not measured: the run was {status}") for name in METERS}
+
+    @model_validator(mode="after")
+    def _check(self) -> Record:
+        if self.status == "ok" and (self.reason is not None or not self.metrics):
+            raise ValueError("an ok record has metrics and no reason")
+        if self.status != "ok" and not self.reason:
+            raise ValueError(f"a record with status {self.status!r} needs a reason")
+        if self.traceback is not None and self.status != "failed":
+            raise ValueError(f"only a failed record has a traceback, got status {self.status!r}")
+        return self
+
+    def to_json(self) -> str:
+        """The text of the record file; `traceback` and a metric's `reason` appear only where there is one."""
+        data = self.model_dump(mode="json", by_alias=True)
+        for holder, key in [(data, "traceback"), *((metric, "reason") for metric in data["metrics"].values())]:
+            if holder[key] is None:
+                del holder[key]
+        return json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def load(path: Path) -> Record:
+    """The record in a file.
+
+    Raises:
+        RecordError: unreadable, no JSON (with line and column), a newer schema, or a field that is wrong.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        data = json.loads(text, parse_constant=_refuse_constant)
+    except json.JSONDecodeError as error:
+        raise RecordError(f"{path}: no valid JSON at line {error.lineno} column {error.colno}: {error.msg}") from None
+    except OSError as error:
+        raise RecordError(f"{path}: cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise RecordError(f"{path}: no valid JSON: {error}") from None
+    version = data.get("schema") if isinstance(data, dict) else None
+    if isinstance(version, int) and version > SCHEMA:
+        raise RecordError(f"{path}: schema {version} is newer than schema {SCHEMA} of this vltune; update vltune")
+    try:
+        # From the text again: strict checks let a JSON array, but not a Python list, become a tuple.
+        return Record.model_validate_json(text)
+    except ValidationError as error:
+        raise RecordError(f"{path}: {_first_error(error)}") from None
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def _first_error(error: ValidationError) -> str:
+    first, *others = error.errors(include_url=False)
+    place = ".".join(str(part) for part in first["loc"]) or "record"
+    more = f" (and {len(others)} more)" if others else ""
+    return f"{place}: {first['msg']}{more}"
+
+
+def cell_key(cell: Cell) -> str:
+    """SHA-256 (hex) of what identifies a cell: all but `explicit`, which only says who chose the values."""
+    identity = cell.model_dump(mode="json", exclude={"explicit"})
+    return hashlib.sha256(json.dumps(identity, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def new_run_id(cell: Cell, started: datetime) -> str:
+    """UTC time, cell key and chance: sorts by start, unique among parallel writers, a file name everywhere.
+
+    Raises:
+        ValueError: `started` has no time zone.
+    """
+    if started.tzinfo is None:
+        raise ValueError(f"started must have a time zone, got {started}")
+    utc = started.astimezone(UTC)
+    return f"{utc:%Y%m%dT%H%M%S}{utc.microsecond // 1000:03d}Z-{cell_key(cell)[:8]}-{secrets.token_hex(3)}"

@@ -1,0 +1,53 @@
+"""Intervals: over examples for one run, over seeds for several. scipy does the mathematics."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class SeedSummary:
+    """A score over `n` seeds; `sd` (of the sample) and `ci95` (of the mean) are None for fewer than two."""
+
+    mean: float
+    sd: float | None
+    n: int
+    ci95: tuple[float, float] | None
+
+
+def wilson(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:
+    """Wilson score interval of a proportion, in per cent, without continuity correction.
+
+    Raises:
+        ValueError: n below 1, successes outside [0, n], or level outside (0, 1).
+    Source: E. B. Wilson, JASA 22 (1927) 209-212.
+    """
+    from scipy.stats import binomtest
+
+    if n < 1 or not 0 <= successes <= n:
+        raise ValueError(f"need 0 <= successes <= n and n >= 1, got {successes} of {n}")
+    if not 0 < level < 1:
+        raise ValueError(f"level must be between 0 and 1, got {level}")
+    interval = binomtest(successes, n).proportion_ci(confidence_level=level, method="wilson")
+    return 100 * float(interval.low), 100 * float(interval.high)
+
+
+def seed_summary(values: Sequence[float]) -> SeedSummary:
+    """Mean over seeds with its 95 % interval by Student's t, which is wide for few seeds.
+
+    Raises:
+        ValueError: no values, or one is NaN or infinite.
+    """
+    if not values or not all(map(math.isfinite, values)):
+        raise ValueError(f"values must be one or more finite numbers, got {list(values)}")
+    n, mean = len(values), statistics.fmean(values)
+    if n < 2:
+        return SeedSummary(mean=mean, sd=None, n=n, ci95=None)
+    from scipy.stats import t
+
+    sd = statistics.stdev(values)
+    half = float(t.ppf(0.975, n - 1)) * sd / math.sqrt(n)
+    return SeedSummary(mean=mean, sd=sd, n=n, ci95=(mean - half, mean + half))

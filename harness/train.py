@@ -1,0 +1,156 @@
+"""The one training loop: AdamW on a method's own parameters, linear warm-up, cosine to zero, exact accumulation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from tqdm import tqdm
+
+from harness.backbones.decoder import DecoderModel
+from harness.backbones.encoding import IGNORED
+from harness.meters import Stopwatch
+from harness.plan import TrainOptions
+from methods import Attachment, Batch
+from tasks import Example, Task
+
+BUCKET = 16
+WARM_UP_STEPS = 5  # allocator, caches and thread pools settle; not part of the step times
+
+
+class DivergedError(RuntimeError):
+    """The loss stopped being a number; the message names the step."""
+
+
+@dataclass
+class TrainResult:
+    """What training left behind: the loss of every step, step times without data loading, and samples seen."""
+
+    losses: list[float] = field(default_factory=list)
+    step_ms: list[float] = field(default_factory=list)
+    samples: int = 0
+    wall_s: float = 0.0
+
+
+def total_steps(examples: int, options: TrainOptions) -> int:
+    """Optimiser steps of a run; an incomplete last batch of an epoch is dropped unless it is the only one."""
+    if options.steps is not None:
+        return options.steps
+    return (options.epochs or 0) * max(1, examples // options.batch_size)
+
+
+def learning_rate(step: int, *, total: int, options: TrainOptions) -> float:
+    """Factor on the peak rate at optimiser step `step` (from 0): linear from 0, then cosine to 0.
+
+    Source: the authors' per-iteration schedule, warm-up 2 of 20 epochs.
+    """
+    warmup = options.warmup * total
+    if step < warmup:
+        return step / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1.0, total - warmup)))
+
+
+def parameter_groups(attachment: Attachment, options: TrainOptions) -> list[dict[str, object]]:
+    """Weight decay on everything but biases and one-dimensional parameters."""
+    named = list(attachment.named_parameters())
+    plain = [p for name, p in named if p.ndim <= 1 or name.endswith(".bias")]
+    decayed = [p for name, p in named if not (p.ndim <= 1 or name.endswith(".bias"))]
+    groups: list[dict[str, object]] = [{"params": decayed, "weight_decay": options.weight_decay}]
+    return [*groups, {"params": plain, "weight_decay": 0.0}]
+
+
+def order(lengths: Sequence[int], batch_size: int, *, steps: int, seed: int) -> Iterator[list[int]]:
+    """Indices of each optimiser step: a new seeded permutation every epoch, batches of similar length.
+
+    Each run of `BUCKET` batches of the permutation is sorted by length before it is cut into batches, which saves
+    most of the padding; the batches then come in a random order again.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    count, done = len(lengths), 0
+    while done < steps:
+        shuffled = torch.randperm(count, generator=generator).tolist()[: max(batch_size, count - count % batch_size)]
+        batches: list[list[int]] = []
+        for start in range(0, len(shuffled), BUCKET * batch_size):
+            bucket = sorted(shuffled[start : start + BUCKET * batch_size], key=lengths.__getitem__)
+            batches += [bucket[i : i + batch_size] for i in range(0, len(bucket), batch_size)]
+        for number in torch.randperm(len(batches), generator=generator).tolist()[: steps - done]:
+            done += 1
+            yield batches[number]
+
+
+def train(
+    model: DecoderModel,
+    attachment: Attachment,
+    task: Task,
+    examples: Sequence[Example],
+    options: TrainOptions,
+    *,
+    accelerator: Accelerator,
+    seed: int,
+    label: str,
+) -> TrainResult:
+    """Train the attachment's parameters in place.
+
+    Each step takes `batch_size` examples in `accumulate` parts; a part counts by its labelled tokens, so the
+    gradient is that of the whole batch.
+
+    Raises:
+        DivergedError: the loss is NaN or infinite.
+    """
+    set_seed(seed)
+    steps = total_steps(len(examples), options)
+    rate = options.peak_lr
+    groups = parameter_groups(attachment, options)
+    optimizer = torch.optim.AdamW(groups, lr=rate, betas=(options.beta1, options.beta2))
+    optimizer = accelerator.prepare(optimizer)
+    attachment.train(True)
+    result, total, watch = TrainResult(), Stopwatch(model.device), Stopwatch(model.device)
+    lengths = [model.text_length(prompt, answer) for prompt, answer in task.texts(examples, train=True)]
+    batches = order(lengths, options.batch_size, steps=steps, seed=seed)
+    for step, indices in enumerate(tqdm(batches, total=steps, desc=label, unit="step", disable=None, leave=False)):
+        parts = _parts(model, task, [examples[i] for i in indices], options.accumulate)
+        watch.restart()
+        for group in optimizer.param_groups:
+            group["lr"] = rate * learning_rate(step, total=steps, options=options)
+        loss = _step(model, attachment, task, parts, accelerator=accelerator, clip_norm=options.clip_norm)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        if not math.isfinite(loss):
+            raise DivergedError(f"the loss is {loss} at step {step + 1} of {steps}; lower train.lr")
+        result.losses.append(loss)
+        if step >= min(WARM_UP_STEPS, steps - 1):
+            result.step_ms.append(watch.ms())
+        result.samples += len(indices)
+    result.wall_s = total.ms() / 1e3
+    attachment.train(False)
+    return result
+
+
+def _parts(model: DecoderModel, task: Task, examples: list[Example], accumulate: int) -> list[Batch]:
+    size = math.ceil(len(examples) / accumulate)
+    return [task.batch(model, examples[i : i + size], train=True) for i in range(0, len(examples), size)]
+
+
+def _step(
+    model: DecoderModel,
+    attachment: Attachment,
+    task: Task,
+    parts: Sequence[Batch],
+    *,
+    accelerator: Accelerator,
+    clip_norm: float | None,
+) -> float:
+    weights = [int((part.labels[:, 1:] != IGNORED).sum()) or len(part.labels) for part in parts]
+    loss = 0.0
+    for part, weight in zip(parts, weights, strict=True):
+        with accelerator.autocast():
+            share = task.loss(model, part) * (weight / sum(weights))
+        accelerator.backward(share)
+        loss += float(share.detach())
+    if clip_norm is not None:
+        accelerator.clip_grad_norm_(list(attachment.parameters()), clip_norm)
+    return loss

@@ -1,0 +1,1 @@
+"""Compute kernels shared by methods; each family has a plain reference beside its fast forms."""

@@ -1,0 +1,187 @@
+"""What methods are compared on: the contracts a task is written against, and the registry.
+
+One task is one file in this folder (or one entry point of the group `vltune.tasks`); its name is the file
+name. Nothing here imports torch when the module loads, so that `harness list` answers at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib
+import importlib.metadata
+import pkgutil
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ENTRY_POINTS = "vltune.tasks"
+
+
+class UnknownName(ValueError):
+    """A task name that no file and no entry point offers."""
+
+
+class DataError(ValueError):
+    """Data that cannot be used; the message names the file, the field and the fix in one line."""
+
+
+class Model(Protocol):
+    """What a task may ask of a backbone with a method attached to it."""
+
+    image_size: int
+    image_mean: tuple[float, float, float]
+    image_std: tuple[float, float, float]
+
+    def encode(self, prompts: Sequence[str], *, answers: Sequence[str] | None, images: Sequence[Tensor | None]) -> Any:
+        """A batch of texts with their images ([3, H, W] float tensors, or None); labels only on answers."""
+
+    def loss(self, batch: Any) -> Tensor:
+        """Mean cross-entropy over the labelled tokens of the batch (float32 scalar)."""
+
+    def continuation_logprobs(self, batch: Any, continuations: Sequence[Sequence[str]]) -> list[list[float]]:
+        """Summed log-probability of each continuation text after its row's prompt."""
+
+    def generate(self, batch: Any, *, max_new_tokens: int) -> list[str]:
+        """Greedy decoding; the new text of each row, special tokens removed."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One example; tasks subclass it. `image` is None where the example has no picture."""
+
+    id: str
+    image: Path | None
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the model answered for one example; JSON-serialisable through `dataclasses.asdict`."""
+
+    id: str
+    output: str
+    choice: int | None = None
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One score. `value` is None, with a `reason`, where the data cannot give it."""
+
+    value: float | None
+    unit: str
+    goal: Literal["max", "min"]
+    n: int
+    successes: int | None = None
+    reason: str | None = None
+
+
+def setting(default: Any, doc: str, **metadata: Any) -> Any:
+    """A task option: its default, what it means, and optionally `choices` or `source`."""
+    return dataclasses.field(default=default, metadata={"doc": doc, **metadata})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task(ABC):
+    """One task; its fields are its options. A file in tasks/ defines exactly one concrete subclass."""
+
+    primary: ClassVar[str] = "accuracy"
+
+    split: str = setting("test", "what evaluation uses", choices=("test", "val"))
+    overlong: str = setting(
+        "error", "prompts longer than the context: refuse the data, or cut them and count", choices=("error", "cut")
+    )
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            choices = field.metadata.get("choices")
+            if choices and getattr(self, field.name) not in choices:
+                near = difflib.get_close_matches(str(getattr(self, field.name)), [str(c) for c in choices], n=1)
+                hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(map(str, choices))}"
+                raise ValueError(f"{field.name} cannot be {getattr(self, field.name)!r}; {hint}")
+
+    @abstractmethod
+    def examples(self, split: Literal["train", "val", "test"], root: Path, *, limit: int | None) -> list[Example]:
+        """The validated examples of one split, in the order of their files.
+
+        With `limit`, a fixed subset: the first `limit` of the split ordered by the SHA-256 of the id, so that
+        subsets are nested and independent of file order and seed.
+
+        Raises:
+            DataError: a file or image is missing or malformed, an example is invalid, or the split is empty.
+        """
+
+    def prepare(self, examples: Sequence[Example], *, image_size: int) -> None:  # noqa: B027  most tasks override it
+        """Read every picture once before any work starts, so that a broken one does not end a training.
+
+        Raises:
+            DataError: pictures that are missing or broken; names the first and says how many.
+        """
+
+    @abstractmethod
+    def texts(self, examples: Sequence[Example], *, train: bool) -> list[tuple[str, str]]:
+        """(prompt, answer) of each example; the answer is empty at evaluation."""
+
+    @abstractmethod
+    def batch(self, model: Model, examples: Sequence[Example], *, train: bool) -> Any:
+        """Collate examples: texts, images and labels (labels only when `train`)."""
+
+    @abstractmethod
+    def loss(self, model: Model, batch: Any) -> Tensor:
+        """The training loss of one batch."""
+
+    @abstractmethod
+    def predict(self, model: Model, batch: Any, examples: Sequence[Example]) -> list[Prediction]:
+        """One prediction per example; depends on that example alone."""
+
+    @abstractmethod
+    def score(self, predictions: Sequence[Prediction], examples: Sequence[Example]) -> dict[str, Metric]:
+        """All metrics of the task, the `primary` one among them."""
+
+
+def names() -> list[str]:
+    """Every known task name, sorted: files of this folder and entry points."""
+    own = {module.name for module in pkgutil.iter_modules(__path__) if not module.ispkg}
+    return sorted(own | {point.name for point in importlib.metadata.entry_points(group=ENTRY_POINTS)})
+
+
+def load(name: str) -> type[Task]:
+    """The class of a task; imports its file only now.
+
+    Raises:
+        UnknownName: no such task, with the nearest names.
+    """
+    if name not in names():
+        near = difflib.get_close_matches(name, names(), n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names())}"
+        raise UnknownName(f"unknown task {name!r}; {hint}")
+    for point in importlib.metadata.entry_points(group=ENTRY_POINTS):
+        if point.name == name:
+            return point.load()  # type: ignore[no-any-return]
+    module = importlib.import_module(f"{__name__}.{name}")
+    return next(
+        value
+        for value in vars(module).values()
+        if isinstance(value, type) and issubclass(value, Task) and value.__module__ == module.__name__
+    )
+
+
+def get(name: str, **fields: Any) -> Task:
+    """A task by name with some options set.
+
+    Raises:
+        UnknownName: no such task.
+        ValueError: unknown option or value.
+    """
+    cls = load(name)
+    known = [field.name for field in dataclasses.fields(cls)]
+    for field in fields:
+        if field not in known:
+            near = difflib.get_close_matches(field, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known) or 'none'}"
+            raise ValueError(f"{name} has no option {field!r}; {hint}")
+    return cls(**fields)

@@ -1,0 +1,114 @@
+"""Pictures for every task: decoding, resizing, a memory of decoded pixels, normalisation per batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from tasks import DataError
+
+
+class Norm(NamedTuple):
+    """Mean and standard deviation of each colour channel, for values in [0, 1]."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+IMAGENET = Norm((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+CLIP = Norm((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+
+# All that Pillow raises on broken bytes: its own errors are OSErrors, its decoders let the others through.
+_BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, Image.DecompressionBombError)
+
+
+@dataclass
+class PictureMemory:
+    """Decoded and resized pictures, kept as bytes so that later epochs do not decode them again.
+
+    Once `byte_limit` is reached nothing more is kept and nothing is thrown out: under shuffled epochs a memory
+    that replaces its oldest entries would miss almost always, this one hits for its share.
+    """
+
+    byte_limit: int = 2 * 1024**3
+    _kept: dict[tuple[Path, int], Tensor] = field(default_factory=dict, init=False, repr=False)
+    _kept_bytes: int = field(default=0, init=False, repr=False)
+
+    def pixels(self, path: Path, size: int) -> UInt8[Tensor, "3 {size} {size}"]:
+        """One picture as `read_picture` gives it.
+
+        Raises:
+            DataError: the picture is missing or broken.
+        """
+        known = self._kept.get((path, size))
+        if known is not None:
+            return known
+        pixels = read_picture(path, size)
+        if self._kept_bytes + pixels.nbytes <= self.byte_limit:
+            self._kept[path, size] = pixels
+            self._kept_bytes += pixels.nbytes
+        return pixels
+
+    def check(self, paths: Iterable[Path | None], size: int) -> None:
+        """Decode every picture once, keeping what fits.
+
+        Raises:
+            DataError: some are missing or broken; names the first and says how many.
+        """
+        faults: list[DataError] = []
+        used = list(dict.fromkeys(path for path in paths if path is not None))
+        for path in used:
+            try:
+                self.pixels(path, size)
+            except DataError as error:
+                faults.append(error)
+        if faults:
+            raise DataError(f"{faults[0]} ({len(faults)} of {len(used)} pictures are bad)")
+
+    def batch(
+        self, paths: Sequence[Path | None], size: int, norm: Norm
+    ) -> list[Float[Tensor, "3 {size} {size}"] | None]:
+        """The normalised float32 pictures of one batch, None where there is none.
+
+        Raises:
+            DataError: a picture is missing or broken.
+        """
+        rows = [row for row, path in enumerate(paths) if path is not None]
+        result: list[Tensor | None] = [None] * len(paths)
+        if rows:
+            pixels = torch.stack([self.pixels(path, size) for path in paths if path is not None])
+            for row, picture in zip(rows, normalise(pixels, norm), strict=True):
+                result[row] = picture
+        return result
+
+
+def read_picture(path: Path, size: int) -> UInt8[Tensor, "3 {size} {size}"]:
+    """Decode, convert to RGB (transparency is dropped) and squash to a square, bicubic.
+
+    Raises:
+        DataError: the picture is missing or broken.
+    Source: the authors' ScienceQA and COCO data sets: torchvision's Resize((size, size), BICUBIC) on a PIL image.
+    """
+    try:
+        with Image.open(path) as picture:
+            square = picture.convert("RGB").resize((size, size), Image.Resampling.BICUBIC)
+    except FileNotFoundError:
+        raise DataError(f"{path}: missing picture; fetch it again") from None
+    except _BROKEN as error:
+        reason = "not a picture" if isinstance(error, UnidentifiedImageError) else error
+        raise DataError(f"{path}: picture cannot be decoded ({reason}); fetch it again") from None
+    return torch.from_numpy(np.array(square)).permute(2, 0, 1).contiguous()
+
+
+def normalise(pixels: UInt8[Tensor, "N 3 H W"], norm: Norm) -> Float[Tensor, "N 3 H W"]:
+    """(pixels / 255 - mean) / std per channel, in float32."""
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in norm)
+    return pixels.float().div_(255).sub_(mean).div_(std)

@@ -1,0 +1,1 @@
+"""The procedural world behind the `mini` backbone: scenes, pictures, words and a ScienceQA-format data set."""

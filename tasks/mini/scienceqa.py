@@ -1,0 +1,203 @@
+"""Writes a ScienceQA-format data set of the mini world: problems.json, pid_splits.json, captions.json and images/.
+
+Deterministic byte for byte. Scenes are mildly skewed (so that a method that never sees a picture learns a little) and
+no two problems show the same scene, within or across splits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+from . import text
+from .render import render
+from .world import VERSION, Scene, sample_scene
+
+__all__ = ["DEFAULT_SIZES", "VERSION", "ensure", "write"]
+
+DEFAULT_SIZES: dict[str, int] = {"train": 8000, "val": 400, "test": 1000}
+"""Problems per split."""
+
+
+@dataclass(frozen=True)
+class _Topic:
+    """Where ScienceQA would file a skill, how often it is asked, and for which grades."""
+
+    weight: float
+    subject: str
+    topic: str
+    category: str
+    skill: str
+    grades: tuple[int, int]
+    lecture: str
+
+
+_NATURAL, _SOCIAL, _LANGUAGE = "natural science", "social science", "language science"
+_TOPICS: dict[str, _Topic] = {
+    "weather": _Topic(
+        8, _NATURAL, "earth-science", "Weather and climate", "Describe the weather", (1, 6),
+        "The weather is what the sky and the air are like: sun, rain, snow or fog.",
+    ),
+    "place": _Topic(
+        8, _SOCIAL, "geography", "Places", "Identify places", (1, 6),
+        "A place is known by its ground and by what stands on it.",
+    ),
+    "kind": _Topic(
+        8, _NATURAL, "physics", "Objects", "Identify shapes of objects", (1, 8),
+        "Objects can be told apart by their shape.",
+    ),
+    "count": _Topic(
+        8, _SOCIAL, "economics", "Counting goods", "Count things", (1, 6),
+        "To count things, name one number for each thing.",
+    ),
+    "colour": _Topic(
+        8, _NATURAL, "physics", "Light and colour", "Find the prevailing colour", (1, 8),
+        "The prevailing colour is the one that most things have.",
+    ),
+    "pattern": _Topic(
+        6, _NATURAL, "physics", "Materials", "Compare surfaces of objects", (5, 10),
+        "A surface can be plain, striped, dotted or checked.",
+    ),
+    "compare": _Topic(
+        7, _SOCIAL, "economics", "Comparing quantities", "Compare quantities", (3, 8),
+        "Count the things, then compare the number with the other number.",
+    ),
+    "side": _Topic(
+        5, _SOCIAL, "geography", "Maps", "Read a picture: what is where", (5, 12),
+        "The left side of a picture is the side of your left hand.",
+    ),
+    "where": _Topic(
+        4.5, _SOCIAL, "geography", "Maps", "Read a picture: sides", (5, 12),
+        "The left side of a picture is the side of your left hand.",
+    ),
+    "owner": _Topic(
+        6.5, _LANGUAGE, "reading-comprehension", "Stories", "Read a story", (2, 9),
+        "The answer stands in the text.",
+    ),
+    "price": _Topic(
+        6.5, _SOCIAL, "economics", "Costs", "Read prices", (4, 11),
+        "A price is what must be paid for goods.",
+    ),
+    "finding": _Topic(
+        6.5, _NATURAL, "science-and-engineering-practices", "Experiments", "Read the result of an experiment", (6, 12),
+        "An experiment shows what happens to a sample.",
+    ),
+    "opposite": _Topic(
+        4.5, _LANGUAGE, "vocabulary", "Word meaning", "Choose the opposite", (1, 8),
+        "Opposites are words of contrary meaning.",
+    ),
+    "past": _Topic(
+        4.5, _LANGUAGE, "verbs", "Verb tense", "Form the past of irregular verbs", (2, 9),
+        "Irregular verbs do not form their past with -ed.",
+    ),
+    "animal": _Topic(
+        4.5, _NATURAL, "biology", "Classification", "Classify animals", (3, 10),
+        "Animals are sorted into classes by their traits.",
+    ),
+    "capital": _Topic(
+        4.5, _SOCIAL, "geography", "Capitals", "Name capitals", (5, 12),
+        "The capital is the city from which a country is governed.",
+    ),
+}  # fmt: skip
+
+
+def write(root: Path, *, train: int, val: int, test: int, seed: int = 0) -> None:
+    """Write the data set of the given split sizes into `root`, which is created and should be empty.
+
+    Raises:
+        ValueError: a negative split size.
+    """
+    sizes = {"train": train, "val": val, "test": test}
+    if min(sizes.values()) < 0:
+        raise ValueError(f"split sizes must not be negative, got {sizes}")
+    rng, shown = Random(seed), set[str]()
+    problems: dict[str, dict[str, object]] = {}
+    captions: dict[str, str] = {}
+    splits: dict[str, list[str]] = {}
+    for split, size in sizes.items():
+        splits[split] = []
+        for _ in range(size):
+            qid = str(len(problems) + 1)
+            scene, question = _pose(rng, shown)
+            if question.needs == "image":
+                folder = root / "images" / split / qid
+                folder.mkdir(parents=True, exist_ok=True)
+                render(scene, seed).save(folder / "image.png", compress_level=1)
+                captions[qid] = rng.choice(text.VAGUE_CAPTIONS)
+            problems[qid] = _problem(question, split, rng)
+            splits[split].append(qid)
+    root.mkdir(parents=True, exist_ok=True)
+    _dump(root / "problems.json", problems)
+    _dump(root / "pid_splits.json", splits)
+    _dump(root / "captions.json", {"captions": captions})
+
+
+def ensure(cache_root: Path, *, seed: int = 0, **sizes: int) -> Path:
+    """The folder of the data set of these sizes (by default DEFAULT_SIZES), written on first use.
+
+    It is written beside and renamed when complete, so that a killed write leaves no half data set behind.
+    """
+    wanted = DEFAULT_SIZES | sizes
+    if unknown := set(wanted) - set(DEFAULT_SIZES):
+        raise ValueError(f"unknown splits {sorted(unknown)}; known: {', '.join(DEFAULT_SIZES)}")
+    key = json.dumps([VERSION, wanted, seed], sort_keys=True)
+    target = cache_root / f"mini-scienceqa-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
+    if target.is_dir():
+        return target
+    cache_root.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=cache_root))
+    try:
+        write(partial, **wanted, seed=seed)
+        partial.chmod(0o755)
+        try:
+            partial.rename(target)
+        except OSError:
+            if not target.is_dir():
+                raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return target
+
+
+def _pose(rng: Random, shown: set[str]) -> tuple[Scene, text.Question]:
+    """A question and a scene no earlier problem showed; the scene matters only if the question needs an image."""
+    skill = rng.choices(tuple(_TOPICS), [topic.weight for topic in _TOPICS.values()])[0]
+    while True:
+        scene = sample_scene(rng, skewed=True)
+        key = text.facts(scene)
+        question = text.ask(skill, scene, rng)
+        if question is None or (question.needs == "image" and key in shown):
+            continue
+        if question.needs == "image":
+            shown.add(key)
+        return scene, question
+
+
+def _problem(question: text.Question, split: str, rng: Random) -> dict[str, object]:
+    topic = _TOPICS[question.skill]
+    answer = question.choices[question.answer]
+    return {
+        "question": question.question,
+        "choices": list(question.choices),
+        "answer": question.answer,
+        "hint": question.hint,
+        "image": "image.png" if question.needs == "image" else None,
+        "task": "closed choice",
+        "grade": f"grade{rng.randint(*topic.grades)}",
+        "subject": topic.subject,
+        "topic": topic.topic,
+        "category": topic.category,
+        "skill": topic.skill,
+        "lecture": topic.lecture,
+        "solution": f"The right choice is {answer}.",
+        "split": split,
+    }
+
+
+def _dump(path: Path, content: object) -> None:
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

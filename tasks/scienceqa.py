@@ -1,0 +1,155 @@
+"""ScienceQA (Lu et al. 2022): multiple-choice science questions, half of them with a picture.
+
+Files, prompts, picture transform and columns are those of ADEM-VL and MemVP; where the two differ from each
+other or from the paper, an option says which is meant.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor
+
+from tasks import Example, Metric, Model, Prediction, Task, setting
+from tasks.io.pictures import CLIP, IMAGENET, Norm, PictureMemory
+from tasks.io.scienceqa_problems import LETTERS, Question, check_picture_files, find_folder, read_questions
+from tasks.io.scienceqa_prompt import ANSWER_LEAD, FORMATS, answer_text, letter_choice, prompt_text
+from tasks.io.scienceqa_scores import check_same_ids, score_choices
+from tasks.io.subset import nested_subset
+
+_BOTH = (False, True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScienceQA(Task):
+    """Answer with the letter of a choice. ADEM-VL trains `CQM-A` and evaluates with captions; see METHODS.md."""
+
+    train_format: str = setting(
+        "QCM-A", "prompt and answer format of training", choices=FORMATS, source="MemVP; ADEM-VL's default is CQM-A"
+    )
+    eval_format: str = setting(
+        "QCM-A", "prompt format of evaluation", choices=FORMATS, source="ADEM-VL, MemVP eval_sqa.py"
+    )
+    train_captions: bool = setting(False, "training contexts include the caption of the picture", choices=_BOTH)
+    eval_captions: bool = setting(
+        False, "evaluation contexts include the caption; the authors of both methods do so", choices=_BOTH
+    )
+    image_norm: str = setting(
+        "imagenet",
+        "constants that normalise pictures; `backbone`: those its vision tower was trained with",
+        choices=("imagenet", "clip", "backbone"),
+        source="ADEM-VL util/datasets.py: ImageNet, although the tower is CLIP",
+    )
+    answer_by: str = setting(
+        "likelihood",
+        "the most likely letter among the choices, or the first capital letter of one greedily decoded token",
+        choices=("likelihood", "greedy"),
+        source="the authors' eval_sqa.py decodes greedily",
+    )
+
+    @cached_property
+    def _pictures(self) -> PictureMemory:
+        return PictureMemory()
+
+    def examples(self, split: Literal["train", "val", "test"], root: Path, *, limit: int | None) -> list[Example]:
+        """The checked questions of a split; `root` is the ScienceQA folder or the one that holds scienceqa/.
+
+        Every problem of the split is checked; picture files only of those that `limit` leaves.
+
+        Raises:
+            DataError: see the contract; one line with file, field and fix.
+            ValueError: a limit below 1.
+        """
+        captions = self.train_captions or self.eval_captions
+        questions = nested_subset(read_questions(find_folder(root), split, captions=captions), limit)
+        check_picture_files(questions)
+        return list(questions)
+
+    def prepare(self, examples: Sequence[Example], *, image_size: int) -> None:
+        """Decode every picture once, before any training; keeps up to 2 GiB of them for the epochs to come.
+
+        Raises:
+            DataError: pictures that are missing or broken; the first and how many.
+        """
+        self._pictures.check((example.image for example in examples), image_size)
+
+    def texts(self, examples: Sequence[Example], *, train: bool) -> list[tuple[str, str]]:
+        """Prompt and answer in the format of training, or the evaluation prompt and an empty answer."""
+        questions = _questions(examples)
+        if train:
+            return [
+                (prompt_text(q, self.train_format, captions=self.train_captions), answer_text(q, self.train_format))
+                for q in questions
+            ]
+        return [(prompt_text(q, self.eval_format, captions=self.eval_captions) + ANSWER_LEAD, "") for q in questions]
+
+    def batch(self, model: Model, examples: Sequence[Example], *, train: bool) -> Any:
+        """What the model encodes: texts and pictures, squashed to its size and normalised.
+
+        Raises:
+            DataError: a picture is missing or broken.
+        """
+        texts = self.texts(examples, train=train)
+        images = self._pictures.batch([example.image for example in examples], model.image_size, self._norm(model))
+        answers = [answer for _, answer in texts] if train else None
+        return model.encode([prompt for prompt, _ in texts], answers=answers, images=images)
+
+    def loss(self, model: Model, batch: Any) -> Tensor:
+        """Mean cross-entropy over the answer tokens of the batch."""
+        return model.loss(batch)
+
+    def predict(self, model: Model, batch: Any, examples: Sequence[Example]) -> list[Prediction]:
+        """A letter per question; of equally likely letters the first.
+
+        Raises:
+            ValueError: a likelihood is not a number, as after a diverged training.
+        """
+        questions = _questions(examples)
+        if self.answer_by == "greedy":
+            outputs = model.generate(batch, max_new_tokens=1)
+            return [
+                Prediction(id=q.id, output=output, choice=letter_choice(output, len(q.choices)))
+                for q, output in zip(questions, outputs, strict=True)
+            ]
+        letters = [[f" {letter}" for letter in LETTERS[: len(q.choices)]] for q in questions]
+        rows = model.continuation_logprobs(batch, letters)
+        return [_likeliest(q, row) for q, row in zip(questions, rows, strict=True)]
+
+    def score(self, predictions: Sequence[Prediction], examples: Sequence[Example]) -> dict[str, Metric]:
+        """Accuracy over all and per category: NAT, SOC, LAN, TXT, IMG, NO, G1-6, G7-12, each with its n.
+
+        Raises:
+            ValueError: not exactly one prediction for each example.
+        """
+        check_same_ids([prediction.id for prediction in predictions], [example.id for example in examples])
+        return score_choices({prediction.id: prediction.choice for prediction in predictions}, _questions(examples))
+
+    def _norm(self, model: Model) -> Norm:
+        if self.image_norm == "backbone":
+            return Norm(model.image_mean, model.image_std)
+        return {"imagenet": IMAGENET, "clip": CLIP}[self.image_norm]
+
+
+def _questions(examples: Sequence[Example]) -> list[Question]:
+    """The examples, known to be questions.
+
+    Raises:
+        TypeError: an example of another task.
+    """
+    questions = [example for example in examples if isinstance(example, Question)]
+    if len(questions) < len(examples):
+        other = next(example for example in examples if not isinstance(example, Question))
+        raise TypeError(f"scienceqa answers questions, got {type(other).__name__} {other.id!r}")
+    return questions
+
+
+def _likeliest(question: Question, logprobs: Sequence[float]) -> Prediction:
+    if len(logprobs) != len(question.choices) or any(math.isnan(value) for value in logprobs):
+        raise ValueError(f"question {question.id!r} needs {len(question.choices)} log-probabilities, got {logprobs}")
+    choice = max(range(len(logprobs)), key=logprobs.__getitem__)
+    return Prediction(id=question.id, output=LETTERS[choice], choice=choice)

@@ -1,0 +1,175 @@
+"""Every registered method through one conformance suite, on a tiny random backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+
+import methods
+from methods import Attachment, Batch
+
+if TYPE_CHECKING:
+    from harness.backbones.decoder import DecoderModel
+
+FIELDS = {"ademvl": {"scales": (16, 4)}, "memvp": {"slots": 20}, "blind": {"fields": (("scales", (16, 4)),)}}
+TEXTS = ["Question: what?\nResponse:", "Q: a longer one, with more words in it?\nResponse:", "Response:"]
+
+
+def attach(name: str, model: DecoderModel, seed: int = 0) -> Attachment:
+    return methods.get(name, **FIELDS.get(name, {})).attach(model, seed)
+
+
+def strong(name: str) -> methods.Method:
+    """The papers' small weights suit wide models; a tiny one needs the branch at full weight to learn in seconds."""
+    weights = {"ademvl": {"alpha": 1.0, "beta": 1.0}, "memvp": {"scale": 1.0, "image_scale": 1.0}}
+    if name == "blind":
+        return methods.get("blind", fields=tuple({**FIELDS["ademvl"], **weights["ademvl"]}.items()))
+    return methods.get(name, **FIELDS.get(name, {}), **weights.get(name, {}))
+
+
+def randomise(attachment: Attachment, scale: float = 0.3) -> None:
+    """Zero-initialised branches become visible, so that every path matters."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in attachment.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * scale)
+
+
+def pictures(count: int) -> list[torch.Tensor]:
+    return list(torch.randn(count, 3, 56, 56, generator=torch.Generator().manual_seed(2)))
+
+
+def make_batch(model: DecoderModel, rows: Sequence[int] = (0, 1, 2), *, answers: bool = True) -> Batch:
+    images = [*pictures(2), None]
+    return model.encode(
+        [TEXTS[row] for row in rows],
+        answers=["The answer is A."] * len(rows) if answers else None,
+        images=[images[row] for row in rows],
+    )
+
+
+@pytest.mark.parametrize("name", methods.names())
+def test_detach_gives_the_backbone_back_bit_for_bit(name: str, tiny_model: DecoderModel) -> None:
+    before = tiny_model.logits(make_batch(tiny_model))
+    attachment = attach(name, tiny_model)
+    randomise(attachment)
+    changed = tiny_model.logits(make_batch(tiny_model))
+    attachment.detach()
+    assert torch.equal(tiny_model.logits(make_batch(tiny_model)), before)
+    if methods.load(name).trains:
+        assert changed.shape != before.shape or not torch.equal(changed, before)
+
+
+@pytest.mark.parametrize("name", methods.names())
+def test_only_declared_parameters_receive_gradients(name: str, tiny_model: DecoderModel) -> None:
+    attachment = attach(name, tiny_model)
+    if not methods.load(name).trains:
+        assert not list(attachment.parameters())
+        return
+    randomise(attachment)
+    tiny_model.loss(make_batch(tiny_model)).backward()
+    assert all(parameter.grad is None for parameter in tiny_model.parameters())
+    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in attachment.parameters())
+
+
+@pytest.mark.parametrize("name", methods.names())
+def test_state_survives_a_round_trip(name: str, tiny_model: DecoderModel) -> None:
+    first = attach(name, tiny_model)
+    randomise(first)
+    expected, state = tiny_model.logits(make_batch(tiny_model)), first.state_dict()
+    first.detach()
+    second = attach(name, tiny_model, seed=7)
+    second.load_state_dict(state)
+    assert torch.equal(tiny_model.logits(make_batch(tiny_model)), expected)
+
+
+@pytest.mark.parametrize("name", [name for name in methods.names() if methods.load(name).trains])
+def test_state_of_another_shape_is_refused_by_name(name: str, tiny_model: DecoderModel) -> None:
+    attachment = attach(name, tiny_model)
+    state = attachment.state_dict()
+    key = next(iter(state))
+    with pytest.raises(ValueError, match=f"{key}.*expected"):
+        attachment.load_state_dict({**state, key: torch.zeros(3)})
+    with pytest.raises(ValueError, match=f"lacks '{key}'"):
+        attachment.load_state_dict({k: v for k, v in state.items() if k != key})
+
+
+@pytest.mark.parametrize("name", methods.names())
+def test_same_seed_same_parameters(name: str, tiny_model: DecoderModel) -> None:
+    states = []
+    for seed in (3, 3, 4):
+        attachment = attach(name, tiny_model, seed)
+        states.append(attachment.state_dict())
+        attachment.detach()
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+    assert not states[0] or any(not torch.equal(states[0][key], states[2][key]) for key in states[0])
+
+
+@pytest.mark.parametrize("name", methods.names())
+def test_building_leaves_the_global_generator_alone(name: str, tiny_model: DecoderModel) -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    attach(name, tiny_model)
+    assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize("name", methods.names())
+def test_a_row_does_not_depend_on_its_batch(name: str, tiny_model: DecoderModel) -> None:
+    randomise(attach(name, tiny_model))
+    choices = [[" A", " B", " long one"]] * 3
+    together = tiny_model.continuation_logprobs(make_batch(tiny_model, answers=False), choices)
+    for row in range(3):
+        alone = tiny_model.continuation_logprobs(make_batch(tiny_model, [row], answers=False), choices[:1])
+        assert together[row] == pytest.approx(alone[0], abs=1e-4)
+
+
+@pytest.mark.parametrize("name", methods.names())
+def test_decoding_with_a_cache_equals_a_full_forward(name: str, tiny_model: DecoderModel) -> None:
+    randomise(attach(name, tiny_model))
+    new = " B C"
+    batch = make_batch(tiny_model, answers=False)
+    state = tiny_model.prefill(batch)
+    stepped = [state.logits]
+    for token in tiny_model.text.continuation(new):
+        state = tiny_model.step(state, torch.full((3,), token))
+        stepped.append(state.logits)
+    images = [*pictures(2), None]
+    full = tiny_model.encode([text + new for text in TEXTS], answers=None, images=images)
+    logits, lengths = tiny_model.logits(full), tiny_model.inputs(full).lengths
+    for row, length in enumerate(lengths.tolist()):
+        for back, step in enumerate(reversed(stepped)):
+            torch.testing.assert_close(step[row], logits[row, length - 1 - back], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["ademvl", "memvp"])
+def test_the_image_matters_and_blind_withholds_it(name: str, tiny_model: DecoderModel) -> None:
+    def scores(image: torch.Tensor | None) -> list[float]:
+        batch = tiny_model.encode([TEXTS[0]], answers=None, images=[image])
+        return tiny_model.continuation_logprobs(batch, [[" A", " B"]])[0]
+
+    attachment = attach(name, tiny_model)
+    randomise(attachment)
+    one, other = pictures(2)
+    assert scores(one) != scores(other) != scores(None)
+    attachment.detach()
+    settings = tuple(FIELDS[name].items())
+    randomise(methods.get("blind", of=name, fields=settings).attach(tiny_model, 0))
+    assert scores(one) == scores(other) == scores(None)
+
+
+@pytest.mark.parametrize("name", [name for name in methods.names() if methods.load(name).trains])
+def test_a_tiny_batch_is_overfitted(name: str, tiny_model: DecoderModel) -> None:
+    attachment = strong(name).attach(tiny_model, 0)
+    optimizer = torch.optim.AdamW(attachment.parameters(), lr=3e-2)
+    batch = make_batch(tiny_model)
+    first = float(tiny_model.loss(batch).detach())
+    for _ in range(60):
+        optimizer.zero_grad()
+        loss = tiny_model.loss(batch)
+        loss.backward()
+        optimizer.step()
+    assert float(loss.detach()) < 0.7 * first

@@ -1,0 +1,245 @@
+"""The command line: every mistake is one line on stderr and exit 2 before any training; answers come without torch."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import harness.backbones
+import tasks
+from harness import cli
+
+ROOT = Path(__file__).parents[2]
+RUN = ("run", "--methods", "ademvl", "--task", "scienceqa", "--device", "cpu")
+
+MISTAKES = [
+    ((), "the following arguments are required: COMMAND; see 'vltune --help'"),
+    (("rnu",), "invalid choice: 'rnu'"),
+    (("run", "--task", "scienceqa"), "the following arguments are required: --methods"),
+    ((*RUN, "--epoch", "3"), "unrecognized arguments: --epoch 3"),
+    ((*RUN, "--methods", "ademlv"), "unknown method 'ademlv'; did you mean 'ademvl'?"),
+    ((*RUN, "--methods", "ademvl,qqq"), "unknown method 'qqq'; known: ademvl, "),
+    ((*RUN, "--methods", " , "), "no method is named; known: "),
+    ((*RUN, "--task", "sciencqa"), "unknown task 'sciencqa'; did you mean 'scienceqa'?"),
+    ((*RUN, "--backbone", "mimi"), "unknown backbone 'mimi'; did you mean 'mini'?"),
+    ((*RUN, "--backbone", "llama-7b"), "llama-7b ships no weights"),
+    ((*RUN, "--llm", "x"), "--llm needs --vision as well"),
+    ((*RUN, "--vision", "x"), "--vision needs --llm as well"),
+    ((*RUN, "--set", "ademvl.alhpa=1"), "--set ademvl.alhpa: no such field; did you mean 'alpha'?"),
+    ((*RUN, "--set", "ademvl.alpha=much"), "--set ademvl.alpha: expected a number, got 'much'"),
+    ((*RUN, "--set", "ademvl.hidden=1.5"), "--set ademvl.hidden: expected an integer, got '1.5'"),
+    ((*RUN, "--set", "ademvl.cls=maybe"), "--set ademvl.cls: expected true or false, got 'maybe'"),
+    ((*RUN, "--set", "ademvl.drop_ratio=1"), "ademvl: drop_ratio must be below 1, got 1.0"),
+    ((*RUN, "--set", "ademvl.drop_ratio=-0.1"), "ademvl: drop_ratio must be at least 0, got -0.1"),
+    ((*RUN, "--set", "ademvl.scales=63"), "ademvl: scales must be square numbers, got 63"),
+    ((*RUN, "--set", "alpha=1"), "--set alpha=1: write SCOPE.FIELD=VALUE"),
+    ((*RUN, "--set", "ademvl.alpha"), "--set ademvl.alpha: write SCOPE.FIELD=VALUE"),
+    ((*RUN, "--set", "memvp.slots=9"), "--set memvp: method memvp is not selected; add it to --methods"),
+    ((*RUN, "--set", "adem.alpha=9"), "--set adem: unknown scope; did you mean 'ademvl'?"),
+    ((*RUN, "--set", "scienceqa.answer_by=luck"), "scienceqa: answer_by cannot be 'luck'"),
+    ((*RUN, "--set", "train.lr=0"), "train: lr must be above 0, got 0.0"),
+    ((*RUN, "--set", "train.accumulate=5"), "train: accumulate must divide batch_size (32), got 5"),
+    ((*RUN, "--steps", "5", "--set", "train.steps=6"), "--steps and --set train.steps say the same; keep one"),
+    ((*RUN, "--steps", "5", "--set", "train.epochs=6"), "train: set exactly one of epochs and steps"),
+    ((*RUN, "--epochs", "1", "--steps", "5"), "argument --steps: not allowed with argument --epochs"),
+    *(
+        ((*RUN, flag, value), f"argument {flag}: must be a whole number of at least 1, got {value!r}")
+        for flag in ("--epochs", "--steps", "--batch-size", "--train-limit", "--eval-limit")
+        for value in ("0", "-1", "1.5")
+    ),
+    ((*RUN, "--seeds", "0,x"), "argument --seeds: seeds are whole numbers from 0 to 4294967295, got 'x'"),
+    ((*RUN, "--seeds", "-1"), "argument --seeds: seeds are whole numbers from 0 to 4294967295, got '-1'"),
+    ((*RUN, "--seeds", ","), "argument --seeds: names no seed"),
+    ((*RUN, "--precision", "fp16"), "--precision fp16 needs a GPU; on a CPU use fp32 or bf16"),
+    ((*RUN, "--precision", "fp8"), "argument --precision: invalid choice: 'fp8'"),
+    ((*RUN, "--device", "gpu"), "--device cannot be 'gpu'; use auto, cpu or cuda:N"),
+    ((*RUN, "--kernels", "triton"), "--kernels triton: this version has no Triton kernel"),
+    ((*RUN, "--data-root", "/no/such/folder"), "--data-root /no/such/folder: no such folder"),
+    (
+        ("params", "--methods", "ademvl", "--backbone", "lama-7b"),
+        "unknown backbone 'lama-7b'; did you mean 'llama-7b'?",
+    ),
+    (("list", "metods"), "invalid choice: 'metods'"),
+    (("leaderboard", "--results", "/no/such/folder"), "--results /no/such/folder: no such folder"),
+    (("leaderboard", "--task", "sciencqa"), "unknown task 'sciencqa'; did you mean 'scienceqa'?"),
+    (("data", "check", "--task", "sciencqa", "--data-root", "."), "unknown task 'sciencqa'; did you mean 'scienceqa'?"),
+    (("data", "check", "--task", "scienceqa", "--data-root", "/no/such/folder"), "/no/such/folder"),
+    (("data", "mini", "--train", "0"), "argument --train: must be a whole number of at least 1, got '0'"),
+    (("backbone", "pretrain", "smol"), "invalid choice: 'smol'"),
+]
+
+
+def refused(argv: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line of a mistake, after the checks that hold for every one."""
+    assert cli.main(argv) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("vltune: error: ")
+    assert err.count("\n") == 1
+    return err.removeprefix("vltune: error: ").rstrip("\n")
+
+
+@pytest.mark.parametrize(("argv", "message"), MISTAKES, ids=[" ".join(argv[-2:]) for argv, _ in MISTAKES])
+def test_mistakes(
+    argv: tuple[str, ...],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert message in refused(argv, capsys)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_cuda_device_that_is_not_there(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    line = refused((*RUN, "--device", "cuda:0"), capsys)
+    assert line == "--device cuda:0: there is no CUDA device here; use --device auto"
+
+
+def test_a_results_folder_that_cannot_be_written(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    line = refused((*RUN, "--results", str(tmp_path / "file" / "results")), capsys)
+    assert f"results folder {tmp_path / 'file' / 'results'} cannot be written" in line
+    assert "--results" in line
+
+
+def test_a_broken_record(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "x.json").write_text("{", encoding="utf-8")
+    assert "x.json" in refused(("leaderboard", "--results", str(tmp_path)), capsys)
+
+
+@pytest.mark.parametrize("where", ["missing/x.md", "."])
+def test_a_table_that_cannot_be_written(where: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    line = refused(("leaderboard", "--results", str(tmp_path), "--out", str(tmp_path / where)), capsys)
+    assert f"--out {tmp_path / where}: cannot be written" in line
+
+
+def test_errors_of_the_library_are_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> list[str]:
+        raise tasks.DataError("problems.json: line 3\ncolumn 4")
+
+    monkeypatch.setattr(tasks, "names", fail)
+    assert refused(("list", "tasks"), capsys) == "problems.json: line 3 column 4"
+
+
+def test_errors_of_the_program_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> list[str]:
+        raise ValueError("a bug")
+
+    monkeypatch.setattr(tasks, "names", fail)
+    with pytest.raises(ValueError, match="a bug"):
+        cli.main(["list", "tasks"])
+
+
+def test_interrupted(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop() -> list[str]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tasks, "names", stop)
+    assert cli.main(["list", "tasks"]) == 130
+    assert capsys.readouterr().err == "vltune: interrupted\n"
+
+
+@pytest.mark.parametrize("code", [0, 1, 130])
+def test_run_hands_its_plan_over_and_returns_the_code(
+    code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    monkeypatch.setattr("harness.run.execute", lambda plan: seen.append(plan) or code)
+    argv = (*RUN, "--results", str(tmp_path), "--fresh")
+    assert cli.main(argv) == code
+    assert (seen[0].argv, seen[0].fresh, seen[0].results) == (argv, True, tmp_path)
+
+
+def test_list(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["list", "methods"]) == 0
+    assert {"ademvl", "blind", "frozen", "memvp"} <= set(capsys.readouterr().out.split())
+    assert cli.main(["list", "tasks"]) == 0
+    assert "scienceqa" in capsys.readouterr().out.split()
+    assert cli.main(["list", "backbones"]) == 0
+    assert capsys.readouterr().out.split() == harness.backbones.names()
+
+
+def test_params(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["params", "--methods", "ademvl,memvp", "--backbone", "llama-13b", "--format", "json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["ademvl"]["trainable_params"] == 5_449_984
+    assert found["memvp"]["trainable_params"] == 5_487_744
+
+
+def test_leaderboard_of_an_empty_folder(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert cli.main(["leaderboard", "--results", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == "No runs to compare.\n"
+    out = tmp_path / "table.md"
+    assert cli.main(["leaderboard", "--results", str(tmp_path), "--out", str(out)]) == 0
+    assert out.read_text(encoding="utf-8") == "No runs to compare.\n"
+    assert capsys.readouterr().out == ""
+
+
+def test_mini_data_is_written_and_checked(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    folder = tmp_path / "mini data"
+    sizes = ("--train", "30", "--val", "10", "--test", "20")
+    assert cli.main(["data", "mini", "--out", str(folder), *sizes]) == 0
+    assert capsys.readouterr().out == f"{folder}\n"
+    assert cli.main(["data", "check", "--task", "scienceqa", "--data-root", str(folder)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(",")[0] for line in lines] == ["train: 30 examples", "val: 10 examples", "test: 20 examples"]
+    assert "is not empty; name a new folder" in refused(("data", "mini", "--out", str(folder), *sizes), capsys)
+    broken = folder / "problems.json"
+    broken.write_text(broken.read_text(encoding="utf-8")[:-9], encoding="utf-8")
+    argv = ("data", "check", "--task", "scienceqa", "--data-root", str(folder))
+    assert "problems.json" in refused(argv, capsys)
+
+
+def test_mini_data_is_kept_in_the_cache(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VLTUNE_CACHE", str(tmp_path))
+    for _ in range(2):
+        assert cli.main(["data", "mini", "--train", "3", "--val", "2", "--test", "2"]) == 0
+    first, second = capsys.readouterr().out.split()
+    assert first == second
+    assert Path(first).is_relative_to(tmp_path)
+
+
+def test_pretraining_goes_where_it_is_told(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    monkeypatch.setattr("harness.backbones.mini.pretrain.pretrain", lambda out, *, seed: seen.append((out, seed)))
+    assert cli.main(["backbone", "pretrain", "mini", "--out", str(tmp_path), "--seed", "3"]) == 0
+    assert seen == [(tmp_path, 3)]
+    assert capsys.readouterr().out == f"{tmp_path}\n"
+
+
+@pytest.mark.parametrize(
+    "argv", [["--help"], ["run", "--help"], ["list", "methods"], ["list", "tasks"], ["list", "backbones"]]
+)
+def test_quick_answers_import_nothing_heavy(argv: list[str]) -> None:
+    code = f"""
+import sys
+from harness import cli
+try:
+    cli.main({argv!r})
+except SystemExit as stop:
+    assert stop.code == 0
+heavy = {{"torch", "transformers", "pandas", "pydantic", "numpy", "PIL"}} & set(sys.modules)
+assert not heavy, heavy
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+
+
+def test_exit_code_and_message_of_the_process() -> None:
+    command = [sys.executable, "-m", "harness", "run", "--methods", "ademlv", "--task", "scienceqa"]
+    done = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "vltune: error: unknown method 'ademlv'; did you mean 'ademvl'?\n"

@@ -1,0 +1,350 @@
+"""Tables: only comparable runs together, seeds aggregated, fair marks, the shape kept whatever the text."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import io
+import json
+import random
+import re
+from typing import Any
+
+import pytest
+
+from harness.leaderboard import frame, markdown, render
+from harness.record import METERS, Cell, MetricValue, Record, distribution, scalar, unavailable
+
+OPTIONS: dict[str, Any] = {
+    "method": {"slots": 80},
+    "task": {"answer": "letter"},
+    "train": {"lr": 0.006, "batch_size": 32},
+    "run": {"train_limit": None, "eval_limit": None, "precision": "fp32", "device": "cuda:0", "weights": "pretrained"},
+    "data": {"sha256": "ab" * 32},
+}
+CLOCK = iter(range(10_000_000))
+# What lies between two pipes, where a backslash takes the next character with it.
+CELL = re.compile(r"\|((?:\\.|[^|\\])+)")
+
+
+def make(
+    method: str = "memvp",
+    accuracy: float | None = 50.0,
+    *,
+    step_ms: float = 10.0,
+    status: str = "ok",
+    reason: str | None = None,
+    metrics: dict[str, MetricValue] | None = None,
+    provenance: dict[str, Any] | None = None,
+    meters: dict[str, Any] | None = None,
+    task: str = "scienceqa",
+    backbone: str = "mini",
+    seed: int = 0,
+    **options: Any,
+) -> Record:
+    """A record; `run__train_limit=5` sets one option. Later calls give later run ids."""
+    merged = copy.deepcopy(OPTIONS)
+    for name, value in options.items():
+        group, _, key = name.partition("__")
+        merged[group][key] = value
+    done = status == "ok"
+    scores = {
+        "accuracy": MetricValue(
+            value=accuracy,
+            unit="%",
+            goal="max",
+            n=500,
+            ci95=(1.0, 99.0),
+            reason=None if accuracy is not None else "none",
+        ),
+        "IMG": MetricValue(value=40.0, unit="%", goal="max", n=1200),
+        "NO": MetricValue(value=None, unit="%", goal="max", n=0, reason="no such questions"),
+    }
+    read: dict[str, Any] = {name: unavailable("not read") for name in METERS}
+    read |= {
+        "trainable_params": scalar(4_530_432, "params"),
+        "total_params": scalar(1_000_000_000, "params"),
+        "adapter_bytes": scalar(18_121_728, "bytes"),
+        "train_step_ms": distribution([step_ms], "ms"),
+        "train_samples_per_s": scalar(32_000 / step_ms, "samples/s"),
+        "train_peak_bytes": scalar(40_123_456_789, "bytes"),
+    }
+    return Record(
+        run_id=f"2026-{next(CLOCK):08d}",
+        status=status,  # type: ignore[arg-type]
+        reason=reason,
+        cell=Cell(method=method, task=task, backbone=backbone, seed=seed, options=merged),
+        metrics=(scores if metrics is None else metrics) if done else {},
+        meters=read | (meters or {}) if done else {},
+        provenance=provenance or {},
+    )
+
+
+def parsed(text: str) -> list[list[dict[str, str]]]:
+    """The tables of a Markdown text, cells as source; every row must have as many cells as its header."""
+    blocks = [block.splitlines() for block in text.split("\n\n") if block.startswith("|")]
+    tables = [[[cell.strip() for cell in CELL.findall(line)] for line in block] for block in blocks]
+    return [[dict(zip(header, row, strict=True)) for row in rows] for header, _, *rows in tables]
+
+
+def column(text: str, name: str) -> dict[str, str]:
+    [table] = parsed(text)
+    return {row["Method"]: row[name] for row in table}
+
+
+# What is shown
+
+
+def test_one_run_is_shown_with_its_own_interval_and_costs() -> None:
+    text = markdown([make(accuracy=93.074)])
+    [[row]] = parsed(text)
+    assert row["Acc. %"] == "93.07 [1.00, 99.00]"
+    assert (row["Method"], row["Seeds"], row["IMG"], row["NO"]) == ("memvp", "1", "40.00", "–")
+    assert (row["Trainable M"], row["Trainable %"], row["Saved MB"]) == ("4.53", "0.453", "18.1")
+    assert (row["Train step ms"], row["samples/s"], row["Train memory MB"]) == ("10.0", "3,200", "40,123")
+    assert row["Prefill ms"] == "–"
+    assert "Acc. 500 (%), IMG 1,200 (%), NO 0 (%)" in text
+    assert "interval over examples (one seed)" in text
+    assert "- NO (memvp): no such questions" in text
+    assert "Prefill ms, Decode ms/token (memvp): not read" in text
+
+
+def test_seeds_become_one_row_with_a_t_interval() -> None:
+    text = markdown(
+        [make(accuracy=value, seed=seed, step_ms=step) for seed, value, step in [(0, 90, 1), (1, 92, 9), (2, 94, 2)]]
+    )
+    [[row]] = parsed(text)
+    assert row["Acc. %"] == "92.00 [87.03, 96.97]"
+    assert (row["Seeds"], row["Train step ms"]) == ("3", "2.00")
+    assert "t interval of the mean over seeds" in text
+
+
+def test_the_note_says_which_interval_is_which() -> None:
+    text = markdown([make("a"), make("b", 40.0), make("b", 41.0, seed=1)])
+    assert (
+        "over examples where there is one seed, the t interval of the mean over seeds where there are several" in text
+    )
+
+
+def test_a_later_ok_run_of_a_cell_replaces_the_earlier_and_a_failure_does_not() -> None:
+    text = markdown([make(accuracy=10.0), make(accuracy=20.0), make(status="failed", reason="out of memory")])
+    assert column(text, "Acc. %") == {"memvp": "20.00 [1.00, 99.00]"}
+    assert "out of memory" not in text
+
+
+def test_methods_without_a_result_are_listed_with_the_reason() -> None:
+    text = markdown(
+        [make("a"), make("mwa", status="skipped", reason="needs\na decoder"), make("b", status="failed", reason="x")]
+    )
+    assert "Without a result:\n\n- b: failed (seeds 0): x\n- mwa: skipped (seeds 0): needs a decoder" in text
+    assert list(column(text, "Method")) == ["a"]
+    only = markdown([make("b", status="interrupted", reason="Ctrl-C")])
+    assert "- b: interrupted (seeds 0): Ctrl-C" in only
+    assert parsed(only) == []
+
+
+def test_rows_are_ranked_with_baselines_below() -> None:
+    text = markdown([make("frozen", 99.0), make("a", 10.0), make("b", 20.0), make("blind", 5.0)])
+    assert list(column(text, "Method")) == ["b", "a", "blind", "frozen"]
+
+
+def test_other_tasks_show_their_first_score_as_primary() -> None:
+    scores = {
+        "CIDEr": MetricValue(value=133.2, unit="points", goal="max", n=5000, ci95=(131.0, 135.0)),
+        "CHAIR": MetricValue(value=7.0, unit="%", goal="min", n=5000),
+    }
+    worse = {name: metric.model_copy(update={"value": 130.0}) for name, metric in scores.items()}
+    records = [make("a", task="coco_caption", metrics=scores), make("b", task="coco_caption", metrics=worse)]
+    text = markdown([*records, make("c")], task="coco_caption")
+    assert column(text, "CIDEr points") == {"a": "**133.20** [131.00, 135.00]", "b": "130.00 [131.00, 135.00]"}
+    assert column(text, "CHAIR") == {"a": "**7.00**", "b": "130.00"}
+
+
+def test_nothing_to_show_is_said() -> None:
+    assert markdown([]) == markdown([make()], task="retrieval") == "No runs to compare.\n"
+    assert json.loads(render([], format="json")) == []
+    assert len(frame([])) == 0
+
+
+# What shares a table
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"task": "coco_caption"},
+        {"backbone": "smol"},
+        {"task__answer": "likelihood"},
+        {"train__lr": 0.1},
+        {"run__train_limit": 1000},
+        {"run__eval_limit": 500},
+        {"run__precision": "bf16"},
+        {"run__device": "cpu"},
+        {"run__weights": "random"},
+        {"data__sha256": "cd" * 32},
+        {"run__a_new_option": True},
+    ],
+)
+def test_runs_that_cannot_be_compared_have_their_own_tables(change: dict[str, Any]) -> None:
+    text = markdown([make("a"), make("b", **change)])
+    tables = parsed(text)
+    assert sorted(row["Method"] for [row] in tables) == ["a", "b"]
+    headings = [line for line in text.splitlines() if line.startswith("## ")]
+    assert len(set(headings)) == 2
+
+
+def test_the_headings_tell_tables_apart_by_what_differs() -> None:
+    text = markdown([make("a", run__train_limit=1000), make("b"), make("c", data__sha256="cd" * 32)])
+    headings = [line for line in text.splitlines() if line.startswith("## ")]
+    assert "## scienceqa · mini · data.sha256=cdcdcdcdcdcd · run.train_limit=null" in headings
+
+
+def test_a_method_with_other_settings_or_another_gpu_shares_the_table() -> None:
+    text = markdown([make("a"), make("b", run__device="cuda:1"), make("a", 40.0, seed=1, method__slots=90)])
+    assert sorted(column(text, "Seeds").items()) == [("a (slots=80)", "1"), ("a (slots=90)", "1"), ("b", "1")]
+
+
+def test_records_without_the_usual_options_are_shown_too() -> None:
+    bare = make()
+    records = [
+        bare.model_copy(update={"cell": bare.cell.model_copy(update={"options": options})})
+        for options in ({}, {"run": 3})
+    ]
+    assert len(parsed(markdown(records))) == 2
+
+
+def test_limits_random_weights_and_cpu_are_said_first() -> None:
+    limits: dict[str, Any] = {
+        "run__train_limit": 1000,
+        "run__eval_limit": 500,
+        "run__weights": "random",
+        "run__device": "cpu",
+    }
+    text = markdown([make("a", 90.0, **limits), make("b", 10.0, **limits)])
+    note = text.splitlines()[2]
+    assert note.startswith("**Limited data: 1,000 training / 500 evaluation examples.** **Random weights")
+    assert "**Measured on CPU.**" in note
+    assert "train.lr=0.006" in note
+    assert "**Limited data: all training / 500 evaluation examples.**" in markdown([make(run__eval_limit=500)])
+    assert "Limited" not in markdown([make()])
+
+
+def test_random_weights_are_never_ranked_by_accuracy() -> None:
+    records = [make("b", 90.0, run__weights="random"), make("a", 10.0, run__weights="random", meters={})]
+    text = markdown(records)
+    assert column(text, "Acc. %") == {"a": "–", "b": "–"}
+    assert column(text, "IMG") == {"a": "–", "b": "–"}
+    assert "- Acc., IMG, NO (a, b): random weights: accuracy is not ranked" in text
+    assert frame(records)["accuracy"].isna().all()
+
+
+def test_times_of_different_hardware_are_not_marked() -> None:
+    machines = [{"gpu": {"names": [name]}} for name in ("H200", "L4")]
+    text = markdown([make("a", 60.0, step_ms=5.0, provenance=machines[0]), make("b", provenance=machines[1])])
+    assert "**Measured on different hardware or threads: times and memory are not comparable.**" in text
+    assert "Hardware: H200; L4." in text
+    assert column(text, "Train step ms") == {"a": "5.00", "b": "10.0"}
+    assert column(text, "Acc. %")["a"].startswith("**60.00**")
+
+
+# What is marked as best
+
+
+def test_the_best_of_each_column_is_bold() -> None:
+    text = markdown([make("a", 60.0, step_ms=20.0), make("b", 50.0, step_ms=10.0)])
+    assert column(text, "Acc. %") == {"a": "**60.00** [1.00, 99.00]", "b": "50.00 [1.00, 99.00]"}
+    assert column(text, "Train step ms") == {"a": "20.0", "b": "**10.0**"}
+    assert column(text, "samples/s") == {"a": "1,600", "b": "**3,200**"}
+    assert column(text, "IMG") == {"a": "**40.00**", "b": "**40.00**"}
+    assert column(text, "Prefill ms") == {"a": "–", "b": "–"}
+
+
+def test_equal_as_shown_is_a_tie() -> None:
+    text = markdown([make("a", 60.001), make("b", 59.999), make("c", 50.0)])
+    assert [cell.startswith("**60.00**") for cell in column(text, "Acc. %").values()] == [True, True, False]
+
+
+def test_baselines_and_lone_methods_are_not_marked() -> None:
+    alone = markdown([make("a", 60.0), make("frozen", 99.0), make("blind", 98.0), make("full", 97.0)])
+    assert "**" not in "".join(cell for row in parsed(alone)[0] for cell in row.values())
+    two = column(markdown([make("a", 60.0), make("b", 50.0), make("full", 99.0)]), "Acc. %")
+    assert two == {"a": "**60.00** [1.00, 99.00]", "b": "50.00 [1.00, 99.00]", "full": "99.00 [1.00, 99.00]"}
+
+
+def test_the_only_value_of_a_column_is_not_marked() -> None:
+    text = markdown([make("a", meters={"prefill_ms": scalar(5.0, "ms")}), make("b")])
+    assert column(text, "Prefill ms") == {"a": "5.00", "b": "–"}
+
+
+# Whatever the text and the order
+
+
+HOSTILE = "a|b\n<script>alert(1)</script> **x** `y` [z](http://e) __u__ $e^x$ \\ & \x1b[31m\u2028\u202e end"
+
+
+def test_hostile_text_keeps_the_shape() -> None:
+    score = MetricValue(value=1.0, unit=HOSTILE, goal="max", n=1)
+    records = [
+        make(HOSTILE, metrics={HOSTILE: score, "other": score}, backbone=HOSTILE, run__image=HOSTILE),
+        make("b", metrics={HOSTILE: score}, backbone=HOSTILE, run__image=HOSTILE),
+        make("c", status="failed", reason=HOSTILE * 20, backbone=HOSTILE, run__image=HOSTILE),
+    ]
+    text = markdown(records)
+    [table] = parsed(text)
+    assert len(table) == 2
+    assert "<script" not in text
+    assert not {"\x1b", "\u2028", "\u202e"} & set(text)
+    markdown_it = pytest.importorskip("markdown_it")
+    html = markdown_it.MarkdownIt("commonmark").enable("table").render(text)
+    assert "&lt;script&gt;" in html
+    assert not [tag for tag in ("<script", "<a ", "<em", "<code", "<img") if tag in html]
+    assert max(map(len, text.splitlines())) < 5000
+
+
+def test_underscores_within_names_stay_readable() -> None:
+    assert "lr_max=1" in markdown([make(train__lr_max=1)])
+
+
+def test_the_text_is_the_same_for_any_order() -> None:
+    records = [
+        make(method, 50.0 + seed, seed=seed, run__train_limit=limit, method__slots=slots)
+        for method in ("a", "b", "frozen")
+        for seed in (0, 1, 2)
+        for limit in (None, 100)
+        for slots in (80, 90)
+    ]
+    records += [make("c", status="failed", reason=reason, seed=seed) for seed, reason in enumerate(("x", "y"))]
+    records += [make("a", 70.0), make("d", metrics={"IMG": records[0].metrics["IMG"]})]
+    expected = {format: render(records, format=format) for format in ("md", "csv", "json")}
+    for seed in range(5):
+        random.Random(seed).shuffle(records)
+        assert {format: render(records, format=format) for format in ("md", "csv", "json")} == expected
+
+
+# The other formats
+
+
+def test_csv_and_json_hold_the_same_rows() -> None:
+    records = [make("a", 60.0), make("a", 62.0, seed=1), make("c", status="failed", reason='line\nbreak, "quoted"')]
+    rows = list(csv.DictReader(io.StringIO(render(records, format="csv"))))
+    same = json.loads(render(records, format="json"))
+    assert [row["method"] for row in rows] == [row["method"] for row in same] == ["a", "c"]
+    assert (float(rows[0]["accuracy"]), same[0]["accuracy"]) == (61.0, 61.0)
+    assert json.loads(rows[0]["seeds"]) == same[0]["seeds"] == [0, 1]
+    assert same[0]["runs"] == [record.run_id for record in records[:2]]
+    assert (same[0]["prefill_ms"], same[0]["reasons"]["prefill_ms"]) == (None, "not read")
+    assert (same[0]["accuracy_low"], same[0]["accuracy_n"]) == (pytest.approx(48.29, abs=0.01), 500)
+    assert (rows[1]["status"], rows[1]["reason"], rows[1]["accuracy"]) == ("failed", 'line\nbreak, "quoted"', "")
+    assert "c" not in render(records, format="csv", task="none").split(",")
+
+
+def test_frame_has_one_row_per_method() -> None:
+    table = frame([make("a", 60.0), make("a", 62.0, seed=1), make("frozen", 20.0)])
+    assert list(table["method"]) == ["a", "frozen"]
+    assert list(table["baseline"]) == [False, True]
+    assert list(table["trainable_params"]) == [4_530_432, 4_530_432]
+
+
+def test_an_unknown_format_is_refused() -> None:
+    with pytest.raises(ValueError, match="'xls'"):
+        render([make()], format="xls")  # type: ignore[arg-type]

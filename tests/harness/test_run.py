@@ -1,0 +1,176 @@
+"""Whole runs through the command line, on a tiny random backbone and a handful of generated problems."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from harness import cli, run
+from harness.backbones.decoder import DecoderModel
+from harness.record import METERS, Record
+from harness.store import Store
+from tasks.mini import scienceqa as mini_scienceqa
+
+Run = Callable[..., int]
+
+
+@pytest.fixture(scope="session")
+def problems(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("data with spaces") / "scienceqa"
+    mini_scienceqa.write(root, train=24, val=6, test=12)
+    return root
+
+
+@pytest.fixture
+def vltune(tiny_folders: tuple[Path, Path], problems: Path, tmp_path: Path) -> Run:
+    """`vltune run` on the tiny backbone with the given arguments, two steps long."""
+
+    def call(*extra: str, methods: str = "memvp", results: str = "results", sized: bool = True) -> int:
+        llm, vision = map(str, tiny_folders)
+        where = ["--llm", llm, "--vision", vision, "--data-root", str(problems), "--results", str(tmp_path / results)]
+        length = [] if "--epochs" in extra else ["--steps", "2"]
+        sizes = ["--set", "memvp.slots=16"] if sized and "memvp" in methods else []
+        sizes += ["--set", "ademvl.scales=16,4"] if sized and ("ademvl" in methods or "blind" in methods) else []
+        options = [*where, *length, "--batch-size", "4", "--device", "cpu", *sizes, *extra]
+        return cli.main(["run", "--methods", methods, "--task", "scienceqa", *options])
+
+    return call
+
+
+def records(tmp_path: Path, results: str = "results") -> list[Record]:
+    return Store(tmp_path / results).read()
+
+
+def predictions(tmp_path: Path, results: str = "results") -> list[bytes]:
+    return [path.read_bytes() for path in sorted((tmp_path / results).rglob("*.predictions.jsonl"))]
+
+
+def test_a_run_leaves_a_complete_record_and_prints_the_table(
+    vltune: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert vltune(methods="ademvl,memvp,frozen,blind") == 0
+    found = {record.cell.method: record for record in records(tmp_path)}
+    assert set(found) == {"ademvl", "memvp", "frozen", "blind"}
+    for record in found.values():
+        assert record.status == "ok"
+        assert set(record.meters) == set(METERS)
+        assert record.metrics["accuracy"].n == 12
+    assert found["frozen"].meters["trainable_params"].value == 0  # type: ignore[union-attr]
+    assert "not trained" in found["frozen"].meters["train_step_ms"].reason  # type: ignore[union-attr]
+    assert found["ademvl"].meters["train_step_ms"].median > 0  # type: ignore[union-attr]
+    assert found["memvp"].meters["adapter_bytes"].value > 4 * found["memvp"].meters["trainable_params"].value  # type: ignore[union-attr, operator]
+    assert "ademvl,memvp,frozen,blind" in found["ademvl"].provenance["argv"]
+    out = capsys.readouterr().out
+    assert all(f"| {name}" in out or f"| **{name}" in out for name in found)
+
+
+def test_predictions_lie_beside_the_record_one_line_per_example(vltune: Run, tmp_path: Path, problems: Path) -> None:
+    vltune()
+    (record,) = records(tmp_path)
+    (lines,) = predictions(tmp_path)
+    rows = [json.loads(line) for line in lines.splitlines()]
+    assert {row["id"] for row in rows} == set(json.loads((problems / "pid_splits.json").read_text())["test"])
+    assert record.predictions is not None
+    problems_by_id = json.loads((problems / "problems.json").read_text())
+    right = sum(row["choice"] == problems_by_id[row["id"]]["answer"] for row in rows)
+    assert record.metrics["accuracy"].value == pytest.approx(100 * right / 12)
+
+
+def test_the_same_cell_is_kept_unless_fresh(vltune: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert vltune() == 0
+    assert vltune() == 0
+    assert "kept" in capsys.readouterr().out
+    assert len(records(tmp_path)) == 1
+    assert vltune("--fresh") == 0
+    assert len(records(tmp_path)) == 2
+    assert vltune("--set", "memvp.scale=0.2") == 0
+    assert len(records(tmp_path)) == 3
+
+
+def test_one_seed_gives_byte_equal_predictions_and_metrics(vltune: Run, tmp_path: Path) -> None:
+    vltune(methods="ademvl,memvp")
+    vltune(methods="ademvl,memvp", results="again")
+    assert predictions(tmp_path) == predictions(tmp_path, "again")
+    first, second = ([r.metrics for r in records(tmp_path, name)] for name in ("results", "again"))
+    assert first == second
+
+
+@pytest.mark.parametrize("answer_by", ["likelihood", "greedy"])
+def test_predictions_do_not_depend_on_the_evaluation_batch(vltune: Run, tmp_path: Path, answer_by: str) -> None:
+    for size in (1, 2, 8):
+        vltune("--set", f"train.eval_batch_size={size}", "--set", f"scienceqa.answer_by={answer_by}", results=str(size))
+    one, two, eight = (predictions(tmp_path, str(size)) for size in (1, 2, 8))
+    assert one == two == eight
+
+
+def test_predictions_do_not_depend_on_the_order_of_the_file(
+    vltune: Run, tmp_path: Path, problems: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vltune(methods="frozen")
+    splits = problems / "pid_splits.json"
+    original = splits.read_text()
+    shuffled = json.loads(original)
+    shuffled["test"] = shuffled["test"][::-1]
+    try:
+        splits.write_text(json.dumps(shuffled))
+        vltune(methods="frozen", results="shuffled")
+    finally:
+        splits.write_text(original)
+    (one,), (other,) = predictions(tmp_path), predictions(tmp_path, "shuffled")
+    assert one.splitlines() == other.splitlines()[::-1]
+
+
+def test_what_the_backbone_lacks_is_skipped_with_its_reason(
+    vltune: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert vltune("--set", "memvp.slots=7", methods="frozen,memvp", sized=False) == 0
+    skipped = next(r for r in records(tmp_path) if r.cell.method == "memvp")
+    assert (skipped.status, skipped.metrics) == ("skipped", {})
+    assert "16 patches, more than memvp.slots=7" in str(skipped.reason)
+    assert "more than memvp.slots=7" in capsys.readouterr().out
+
+
+def test_a_failing_cell_is_recorded_and_the_others_go_on(vltune: Run, tmp_path: Path) -> None:
+    assert vltune("--set", "train.lr=1e30", "--epochs", "5", methods="memvp,frozen") == 1
+    found = {record.cell.method: record for record in records(tmp_path)}
+    assert found["frozen"].status == "ok"
+    assert found["memvp"].status == "failed"
+    assert "DivergedError: the loss is" in str(found["memvp"].reason)
+    assert "Traceback" in str(found["memvp"].traceback)
+
+
+def test_the_backbone_is_given_back_after_every_cell(
+    vltune: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    seen: list[DecoderModel] = []
+    original = run._preflight
+    monkeypatch.setattr(run, "_preflight", lambda bench, cell: (seen.append(bench.model), original(bench, cell))[1])
+    vltune(methods="ademvl,memvp,blind")
+    model = seen[0]
+    modules = [*model.llm.modules(), *model.vision.modules()]
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in modules)
+    assert model._withheld == 0
+
+
+def test_ctrl_c_leaves_an_interrupted_record(tiny_folders: tuple[Path, Path], problems: Path, tmp_path: Path) -> None:
+    llm, vision = map(str, tiny_folders)
+    command = [sys.executable, "-m", "harness", "run", "--methods", "memvp", "--task", "scienceqa", "--steps", "100000"]
+    command += ["--llm", llm, "--vision", vision, "--data-root", str(problems), "--set", "memvp.slots=16"]
+    command += ["--results", str(tmp_path / "results"), "--set", "train.lr=1e-9", "--device", "cpu"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert "1 cell" in process.stdout.readline()
+    time.sleep(2)  # the cell has begun; 100,000 steps take longer than any machine waits here
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    (record,) = records(tmp_path)
+    assert (record.status, record.reason) == ("interrupted", "stopped by the user (Ctrl-C)")
+    assert "Traceback" not in err

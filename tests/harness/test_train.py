@@ -1,0 +1,153 @@
+"""The training loop: schedule, parameter groups, exact accumulation, order, divergence."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+import methods
+from harness.backbones.decoder import DecoderModel
+from harness.plan import TrainOptions
+from harness.train import DivergedError, learning_rate, order, parameter_groups, total_steps, train
+from methods import Attachment
+from tasks import Example, Metric, Prediction, Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class Echo(Task):
+    """Repeat the id; answers differ in length, so that micro-batches differ in labelled tokens."""
+
+    def examples(self, split: Any, root: Path, *, limit: int | None) -> list[Example]:
+        return [Example(str(number), None) for number in range(8)]
+
+    def texts(self, examples: Sequence[Example], *, train: bool) -> list[tuple[str, str]]:
+        return [(f"say {e.id}:", "x" * (1 + 3 * int(e.id)) if train else "") for e in examples]
+
+    def batch(self, model: Any, examples: Sequence[Example], *, train: bool) -> Any:
+        texts = self.texts(examples, train=train)
+        answers = [answer for _, answer in texts] if train else None
+        return model.encode([prompt for prompt, _ in texts], answers=answers, images=[None] * len(texts))
+
+    def loss(self, model: Any, batch: Any) -> torch.Tensor:
+        return model.loss(batch)  # type: ignore[no-any-return]
+
+    def predict(self, model: Any, batch: Any, examples: Sequence[Example]) -> list[Prediction]:
+        return [Prediction(e.id, "") for e in examples]
+
+    def score(self, predictions: Sequence[Prediction], examples: Sequence[Example]) -> dict[str, Metric]:
+        return {"accuracy": Metric(0.0, "%", "max", len(examples), 0)}
+
+
+def options(**changes: Any) -> TrainOptions:
+    return TrainOptions(**{"steps": 4, "batch_size": 8, "lr": 1e-2, "warmup": 0.0, **changes})
+
+
+def run(model: DecoderModel, changes: dict[str, Any], seed: int = 0) -> tuple[list[float], Attachment]:
+    attachment = methods.get("memvp", slots=16, scale=1.0, dropout=0.0, vision_dropout=0.0).attach(model, 0)
+    task = Echo()
+    result = train(
+        model,
+        attachment,
+        task,
+        task.examples("train", Path(), limit=None),
+        options(**changes),
+        accelerator=Accelerator(cpu=True),
+        seed=seed,
+        label="test",
+    )
+    return result.losses, attachment
+
+
+def test_warm_up_rises_from_zero_and_cosine_ends_at_zero() -> None:
+    chosen = options(steps=20, warmup=0.1)
+    rates = [learning_rate(step, total=20, options=chosen) for step in range(21)]
+    assert rates[:3] == [0.0, 0.5, 1.0]
+    assert rates[11] == pytest.approx(0.5 * (1 + math.cos(math.pi * 9 / 18)))
+    assert rates[20] == pytest.approx(0.0)
+    assert rates[2:] == sorted(rates[2:], reverse=True)
+
+
+def test_the_papers_rate_follows_the_batch_size() -> None:
+    assert TrainOptions(epochs=20).peak_lr == pytest.approx(1.125e-3)
+
+
+def test_epochs_count_whole_batches() -> None:
+    chosen = TrainOptions(epochs=3, batch_size=32)
+    assert total_steps(100, chosen) == 9
+    assert total_steps(10, chosen) == 3
+    assert total_steps(10, options(steps=7)) == 7
+
+
+def test_no_decay_on_biases_and_one_dimensional_parameters(tiny_model: DecoderModel) -> None:
+    attachment = methods.get("memvp", slots=16).attach(tiny_model, 0)
+    decayed, plain = parameter_groups(attachment, options())
+    names = {id(parameter): name for name, parameter in attachment.named_parameters()}
+    assert {names[id(p)] for p in plain["params"]} == {"adapter_proj.fc1.bias", "adapter_proj.fc2.bias"}  # type: ignore[attr-defined]
+    assert "adapter_emb1" in {names[id(p)] for p in decayed["params"]}  # type: ignore[attr-defined]
+    assert (decayed["weight_decay"], plain["weight_decay"]) == (0.02, 0.0)
+
+
+def test_every_epoch_visits_each_example_once_in_a_new_order() -> None:
+    batches = list(order([7] * 10, 5, steps=4, seed=0))
+    first, second = batches[0] + batches[1], batches[2] + batches[3]
+    assert sorted(first) == sorted(second) == list(range(10))
+    assert first != second
+    assert batches == list(order([7] * 10, 5, steps=4, seed=0)) != list(order([7] * 10, 5, steps=4, seed=1))
+
+
+def test_an_incomplete_batch_is_dropped_unless_it_is_the_only_one() -> None:
+    assert [len(batch) for batch in order([1] * 3, 8, steps=2, seed=0)] == [3, 3]
+    assert [len(batch) for batch in order([1] * 11, 4, steps=4, seed=0)] == [4, 4, 4, 4]
+
+
+def test_batches_hold_texts_of_similar_length() -> None:
+    lengths = [number % 100 for number in range(400)]
+    spreads = [max(lengths[i] for i in b) - min(lengths[i] for i in b) for b in order(lengths, 8, steps=50, seed=0)]
+    assert sum(spreads) / len(spreads) < 15
+
+
+def test_accumulation_is_the_whole_batch(tiny_model: DecoderModel) -> None:
+    whole, first = run(tiny_model, {})
+    states = [first.state_dict()]
+    first.detach()
+    parts, second = run(tiny_model, {"accumulate": 4})
+    assert parts == pytest.approx(whole, rel=1e-4)
+    for name, tensor in second.state_dict().items():
+        torch.testing.assert_close(tensor, states[0][name], rtol=1e-3, atol=1e-4)
+    assert whole[-1] < whole[0]
+
+
+def test_one_seed_one_result(tiny_model: DecoderModel) -> None:
+    losses, attachment = run(tiny_model, {"batch_size": 4}, seed=3)
+    state = {name: tensor.clone() for name, tensor in attachment.state_dict().items()}
+    attachment.detach()
+    again, attachment = run(tiny_model, {"batch_size": 4}, seed=3)
+    assert again == losses
+    assert all(torch.equal(state[name], tensor) for name, tensor in attachment.state_dict().items())
+    attachment.detach()
+    assert run(tiny_model, {"batch_size": 4}, seed=4)[0] != losses
+
+
+def test_clipping_bounds_the_step(tiny_model: DecoderModel) -> None:
+    free, attachment = run(tiny_model, {"lr": 1e-1})
+    attachment.detach()
+    clipped, _ = run(tiny_model, {"lr": 1e-1, "clip_norm": 1e-9})
+    assert clipped[0] == free[0]
+    assert clipped[-1] > free[-1]
+
+
+def test_divergence_names_the_step(tiny_model: DecoderModel) -> None:
+    with pytest.raises(DivergedError, match=r"the loss is (nan|inf) at step \d+ of 30; lower train.lr"):
+        run(tiny_model, {"lr": 1e30, "steps": 30})
+
+
+def test_options_are_part_of_the_record() -> None:
+    assert dataclasses.asdict(options())["steps"] == 4

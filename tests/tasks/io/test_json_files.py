@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tasks import DataError
+from tasks.io.json_files import read_object
+
+
+@pytest.mark.parametrize("prefix", [b"", b"\xef\xbb\xbf"])
+def test_reads_utf8_with_and_without_byte_order_mark(tmp_path: Path, prefix: bytes) -> None:
+    path = tmp_path / "ä b.json"
+    path.write_bytes(prefix + '{"é": 1}'.encode())
+    assert read_object(path) == {"é": 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ('{"a": 1,\n  "b" 2}', ["malformed JSON at line 2 column 7"]),
+        ('{"a": [1, 2', ["malformed JSON at line 1 column 12", "cut off"]),
+        ("", ["malformed JSON at line 1 column 1"]),
+        ("[1]", ["holds a list", "must be an object"]),
+        ("3", ["holds a number"]),
+        ("null", ["holds null"]),
+        ('"x"', ["holds a text"]),
+        ("true", ["holds a truth value"]),
+    ],
+)
+def test_says_where_a_file_is_wrong(tmp_path: Path, text: str, parts: list[str]) -> None:
+    path = tmp_path / "a b.json"
+    path.write_text(text)
+    with pytest.raises(DataError) as error:
+        read_object(path)
+    assert str(error.value).startswith(f"{path}: ")
+    assert all(part in str(error.value) for part in parts)
+    assert "\n" not in str(error.value)
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"problems\.json: missing file; .*--data-root"):
+        read_object(tmp_path / "problems.json")
+
+
+def test_folder_instead_of_file(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="cannot be read"):
+        read_object(tmp_path)
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may read every file")
+def test_unreadable_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text("{}")
+    path.chmod(0)
+    with pytest.raises(DataError, match=r"Permission denied.*check its permissions"):
+        read_object(path)
+
+
+def test_other_encoding(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_bytes('{"a": "é"}'.encode("latin-1"))
+    with pytest.raises(DataError, match="not UTF-8 at byte 7"):
+        read_object(path)

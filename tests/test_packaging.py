@@ -1,0 +1,108 @@
+"""What a distribution contains, and that the files beside the code agree with each other."""
+
+from __future__ import annotations
+
+import ast
+import configparser
+import glob
+import importlib
+import os
+import re
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+TOP = ("harness", "methods", "tasks")
+IMPORTED_AS = {"pillow": "PIL", "nvidia-ml-py": "pynvml"}
+COMES_WITH_TRANSFORMERS = {"huggingface_hub", "tokenizers"}
+
+
+@pytest.fixture(scope="module")
+def project() -> dict[str, Any]:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def names(requirements: list[str]) -> set[str]:
+    return {re.split(r"[<>=!~\[; ]", requirement)[0] for requirement in requirements}
+
+
+def constraints() -> dict[str, str]:
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    return dict(line.split("==") for line in lines if line and not line.startswith("#"))
+
+
+def test_every_package_is_listed(project: dict[str, Any]) -> None:
+    found = {".".join(path.parent.relative_to(ROOT).parts) for top in TOP for path in (ROOT / top).rglob("__init__.py")}
+    assert sorted(project["tool"]["setuptools"]["packages"]) == sorted(found)
+
+
+def test_every_module_lies_in_a_package() -> None:
+    loose = [path for top in TOP for path in (ROOT / top).rglob("*.py") if not (path.parent / "__init__.py").exists()]
+    assert not loose
+
+
+def test_package_data_is_there(project: dict[str, Any]) -> None:
+    for package, patterns in project["tool"]["setuptools"]["package-data"].items():
+        folder = ROOT.joinpath(*package.split("."))
+        for pattern in patterns:
+            found = glob.glob(pattern, root_dir=folder, recursive=True)
+            assert any((folder / name).is_file() for name in found), f"{package}: nothing matches {pattern}"
+
+
+def test_the_console_script_exists(project: dict[str, Any]) -> None:
+    module, _, function = project["project"]["scripts"]["vltune"].partition(":")
+    assert callable(getattr(importlib.import_module(module), function))
+
+
+def test_every_import_is_declared(project: dict[str, Any]) -> None:
+    extras = project["project"]["optional-dependencies"]
+    declared = names(project["project"]["dependencies"]).union(*(names(extra) for extra in extras.values()))
+    known = {IMPORTED_AS.get(name, name.replace("-", "_")) for name in declared} | COMES_WITH_TRANSFORMERS
+    known |= {*TOP, *sys.stdlib_module_names}
+    for path in (path for top in TOP for path in (ROOT / top).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                imported = {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                imported = {str(node.module).partition(".")[0]}
+            else:
+                continue
+            assert imported <= known, f"{path}: {imported - known}"
+
+
+def test_what_tests_install_is_pinned(project: dict[str, Any]) -> None:
+    extras = project["project"]["optional-dependencies"]
+    installed = names([*project["project"]["dependencies"], *extras["dev"], *extras["smol"]])
+    pinned = constraints()
+    assert installed <= pinned.keys()
+    assert pinned["torch"] == "2.13.0"
+    assert "triton" not in pinned
+
+
+def test_ci_and_readme_call_environments_that_exist() -> None:
+    tox = configparser.ConfigParser(interpolation=None)
+    tox.read(ROOT / "tox.ini", encoding="utf-8")
+    known = {section.removeprefix("testenv:") for section in tox.sections()}
+    for name in (".ci/run", "README.md", "CONTRIBUTING.md"):
+        text = (ROOT / name).read_text(encoding="utf-8")
+        called = [env for envs in re.findall(r"tox run -e ([\w,]+)", text) for env in envs.split(",")]
+        assert called
+        assert set(called) <= known
+    ci = (ROOT / ".ci/run").read_text(encoding="utf-8")
+    assert "\ntox run -e py\n" in ci
+    assert "`tox run -e py`" in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert os.access(ROOT / ".ci/run", os.X_OK)
+
+
+def test_the_demo_command_parses() -> None:
+    from harness import cli
+
+    tox = configparser.ConfigParser(interpolation=None)
+    tox.read(ROOT / "tox.ini", encoding="utf-8")
+    words = tox["testenv:demo"]["commands"].replace("{posargs}", "").split()
+    assert words[:3] == ["python", "-m", "harness"]
+    assert cli.parser().parse_args(words[3:]).methods == "ademvl,memvp"
