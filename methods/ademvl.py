@@ -1,7 +1,7 @@
 """ADEM-VL (arXiv 2410.17779): every layer reads multiscale visual memory without parameters of its own.
 
 Sites: `llm.input` (one CLS token after "Image: "), `llm.ffn` (the fusion, on the normed stream), `vision.ffn`.
-Formulas and known differences between paper and code: docs in the repository's METHODS.md.
+Where the authors' paper and code differ, the code is followed and the fields say so.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ _BOTH = (False, True)
 
 @dataclass(frozen=True, kw_only=True)
 class ScienceQA(Task):
-    """Answer with the letter of a choice. ADEM-VL trains `CQM-A` and evaluates with captions; see METHODS.md."""
+    """Answer with the letter of a choice. ADEM-VL trains `CQM-A` and evaluates with captions."""
 
     train_format: str = setting(
         "QCM-A", "prompt and answer format of training", choices=FORMATS, source="MemVP; ADEM-VL's default is CQM-A"

@@ -176,7 +176,7 @@ def smollm_tokenizer(fields: Mapping[str, Any]) -> PreTrainedTokenizerFast:
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in control])
     roles = {"bos": "bos", "eos": "eos", "pad": "padding", "unk": "unknown"}
     special = {f"{role}_token": tokens[fields[f"tokenizer.ggml.{name}_token_id"]] for role, name in roles.items()}
-    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+    return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         model_max_length=fields["llama.context_length"],
         clean_up_tokenization_spaces=False,

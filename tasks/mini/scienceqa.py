@@ -68,11 +68,7 @@ _TOPICS: dict[str, _Topic] = {
         "Count the things, then compare the number with the other number.",
     ),
     "side": _Topic(
-        5, _SOCIAL, "geography", "Maps", "Read a picture: what is where", (5, 12),
-        "The left side of a picture is the side of your left hand.",
-    ),
-    "where": _Topic(
-        4.5, _SOCIAL, "geography", "Maps", "Read a picture: sides", (5, 12),
+        8, _SOCIAL, "geography", "Maps", "Read a picture: what is where", (5, 12),
         "The left side of a picture is the side of your left hand.",
     ),
     "owner": _Topic(

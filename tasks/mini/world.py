@@ -8,7 +8,7 @@ from typing import TypeVar, cast
 
 T = TypeVar("T")
 
-VERSION = "2"
+VERSION = "3"
 
 PLACES = ("beach", "forest", "city", "desert", "farm")
 WEATHERS = ("sun", "rain", "snow", "fog")

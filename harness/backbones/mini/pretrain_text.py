@@ -35,7 +35,7 @@ Piece = tuple[str, float]
 class TextRecipe:
     """Sizes and schedule of the language model's pretraining."""
 
-    steps: int = 3600
+    steps: int = 4000
     batch_size: int = 32
     lr: float = 2e-3
     warmup_steps: int = 100
@@ -192,7 +192,7 @@ def train_text(
 ) -> LlamaForCausalLM:
     """Next-token training on freshly sampled world text; calls `checkpoint(model, step)` every so many steps."""
     torch.manual_seed(seed)
-    model = LlamaForCausalLM(_config(tokenizer, recipe)).train()
+    model: LlamaForCausalLM = LlamaForCausalLM(_config(tokenizer, recipe)).train()
     _match_queries_to_keys(model)
     decayed = [p for p in model.parameters() if p.ndim > 1]
     plain = [p for p in model.parameters() if p.ndim <= 1]
@@ -216,7 +216,8 @@ def train_text(
             running = 0.0
         if checkpoint is not None and step % every == 0:
             checkpoint(model, step)
-    return model.eval()
+    model.eval()
+    return model
 
 
 def text_accuracy(llm_dir: Path, n: int, *, seed: int = 1) -> dict[str, float]:

@@ -39,7 +39,7 @@ PROPERTIES: dict[str, tuple[object, ...]] = {
 class VisionRecipe:
     """Sizes and schedule of the vision tower's pretraining."""
 
-    steps: int = 2500
+    steps: int = 2000
     batch_size: int = 128
     pool: int = 32_768
     lr: float = 1e-3
@@ -104,7 +104,7 @@ def train_vision(
 ) -> CLIPVisionModel:
     """Contrastive training on a rendered pool; calls `checkpoint(model, step)` every so many steps."""
     torch.manual_seed(seed)
-    model = CLIPVisionModel(_config(recipe)).train()
+    model: CLIPVisionModel = CLIPVisionModel(_config(recipe)).train()
     captions = CaptionEncoder(recipe.embed)
     heads = nn.ModuleList(nn.Linear(recipe.width, recipe.embed, bias=False) for _ in range(3))
     scale = nn.Parameter(torch.tensor(math.log(10.0)))
@@ -125,7 +125,8 @@ def train_vision(
             tokens, pooled = features(model, pixels(pictures[chosen]))
         views = (tokens[:, 1:].float().mean(1), tokens[:, 0].float(), pooled.float())
         embedded = [nn.functional.normalize(head(view), dim=-1) for head, view in zip(heads, views, strict=True)]
-        loss = sum(_contrast(view, captions, batch_labels, scale.exp().clamp(max=50.0)) for view in embedded) / 3
+        losses = [_contrast(view, captions, batch_labels, scale.exp().clamp(max=50.0)) for view in embedded]
+        loss = torch.stack(losses).mean()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
@@ -137,7 +138,8 @@ def train_vision(
             running = 0.0
         if checkpoint is not None and step % every == 0:
             checkpoint(model, step)
-    return model.eval()
+    model.eval()
+    return model
 
 
 def render_pool(rng: Random, count: int, group: int) -> tuple[np.ndarray, dict[str, Tensor]]:
@@ -185,7 +187,7 @@ def _probe(vectors: Tensor, labels: Tensor, n_train: int) -> float:
 
     optimizer.step(closure)
     guesses = probe(inputs[n_train:]).argmax(1)
-    return (guesses == labels[n_train:]).float().mean().item()
+    return float((guesses == labels[n_train:]).float().mean())
 
 
 def _contrast(images: Tensor, captions: CaptionEncoder, labels: dict[str, Tensor], scale: Tensor) -> Tensor:
