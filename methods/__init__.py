@@ -255,7 +255,7 @@ def load(name: str) -> type[Method]:
 
 
 def get(name: str, **fields: Any) -> Method:
-    """A method by name with some fields set.
+    """A method by name with some fields set; a list stands for a tuple.
 
     Raises:
         UnknownName: no such method.
@@ -268,4 +268,5 @@ def get(name: str, **fields: Any) -> Method:
             near = difflib.get_close_matches(field, known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known) or 'none'}"
             raise ValueError(f"{name} has no field {field!r}; {hint}")
-    return cls(**fields)
+    # JSON and TOML know lists only; a tuple is hashable and equal to the default's kind.
+    return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})

@@ -61,7 +61,7 @@ def test_layout(root: Path, problems: Problems) -> None:
 
 
 def test_every_skill_and_the_shares(problems: Problems) -> None:
-    assert len({problem["skill"] for problem in problems.values()}) == len(text.SKILLS) >= 8
+    assert len({problem["skill"] for problem in problems.values()}) >= 8
     total = len(problems)
     with_image = sum(problem["image"] is not None for problem in problems.values())
     with_hint = sum(bool(problem["hint"]) for problem in problems.values())
