@@ -10,22 +10,17 @@ import html
 import json
 import math
 import re
-import statistics
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from harness.record import METERS, Distribution, MetricValue, Record, Unavailable
-from harness.stats import seed_summary
+from harness.record import METERS, Record
+from harness.tables import Row, Table, flatten, show, tables
 
 if TYPE_CHECKING:
     import pandas as pd
 
-BASELINES = frozenset({"frozen", "blind", "full"})
-"""Shown for orientation, never marked as best."""
-
-_RANDOM_WEIGHTS = "random weights: accuracy is not ranked"
 _REASON_LENGTH = 300
 
 
@@ -53,36 +48,6 @@ _COSTS = (
     _Column("prefill_ms", "Prefill ms"),
     _Column("decode_ms_per_token", "Decode ms/token"),
 )
-
-
-@dataclass(frozen=True)
-class _Row:
-    """One method (with one choice of its own settings) in one table, its seeds aggregated."""
-
-    method: str
-    baseline: bool
-    status: str
-    reason: str | None
-    seeds: list[int]
-    runs: list[str]
-    values: dict[str, float | None] = field(default_factory=dict)
-    intervals: dict[str, tuple[float, float] | None] = field(default_factory=dict)
-    counts: dict[str, int] = field(default_factory=dict)
-    reasons: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class _Table:
-    """Comparable rows. `common` holds their shared options, `metrics` a sample of each score, the primary first."""
-
-    title: str
-    task: str
-    backbone: str
-    common: dict[str, Any]
-    hardware: list[str]
-    metrics: dict[str, MetricValue]
-    rows: list[_Row]
-    absent: list[_Row]
 
 
 def frame(records: Iterable[Record]) -> pd.DataFrame:
@@ -118,11 +83,8 @@ def render(records: Iterable[Record], *, format: Literal["md", "csv", "json"], t
 
 def markdown(records: Iterable[Record], *, task: str | None = None) -> str:
     """GitHub Markdown: per table a heading, what its rows share, the table, and why values or methods are missing."""
-    tables = _tables([record for record in records if task in (None, record.cell.task)])
-    return "\n\n".join(_section(table) for table in tables) + "\n" if tables else "No runs to compare.\n"
-
-
-# From records to tables
+    found = tables([record for record in records if task in (None, record.cell.task)])
+    return "\n\n".join(_section(table) for table in found) + "\n" if found else "No runs to compare.\n"
 
 
 def _flat_rows(records: Iterable[Record]) -> list[dict[str, Any]]:
@@ -142,180 +104,18 @@ def _flat_rows(records: Iterable[Record]) -> list[dict[str, Any]]:
             "reasons": row.reasons,
             "options": table.common,
         }
-        for table in _tables(records)
+        for table in tables(records)
         for row in (*table.rows, *table.absent)
     ]
 
 
-def _flat_metric(row: _Row, metric: str) -> dict[str, float | int | None]:
+def _flat_metric(row: Row, metric: str) -> dict[str, float | int | None]:
     low, high = row.intervals.get(metric) or (None, None)
     n = row.counts.get(metric)
     return {metric: row.values.get(metric), f"{metric}_low": low, f"{metric}_high": high, f"{metric}_n": n}
 
 
-def _tables(records: Iterable[Record]) -> list[_Table]:
-    groups: dict[tuple[str, str, str], list[Record]] = {}
-    for record in sorted(records, key=lambda record: record.run_id):
-        key = (record.cell.task, record.cell.backbone, json.dumps(_common(record), sort_keys=True))
-        groups.setdefault(key, []).append(record)
-    commons = {key: _flatten(json.loads(key[2])) for key in groups}
-    return [_table(groups[key], _title(key, commons)) for key in sorted(groups)]
-
-
-def _common(record: Record) -> dict[str, Any]:
-    """All options but the method's own; one kind of device is one, whatever its number."""
-    options = {name: value for name, value in record.cell.options.items() if name != "method"}
-    if isinstance(run := options.get("run"), dict) and "device" in run:
-        options["run"] = {**run, "device": str(run["device"]).partition(":")[0]}
-    return options
-
-
-def _title(key: tuple[str, str, str], commons: Mapping[tuple[str, str, str], dict[str, Any]]) -> str:
-    """Task and backbone, and where several tables share these, the options that tell them apart."""
-    rivals = [common for other, common in commons.items() if other[:2] == key[:2]]
-    names = sorted({name for common in rivals for name in common})
-    telling = [name for name in names if any(rival.get(name) != rivals[0].get(name) for rival in rivals)]
-    return " · ".join([*key[:2], *(f"{name}={_show(commons[key].get(name))}" for name in telling)])
-
-
-def _table(records: Sequence[Record], title: str) -> _Table:
-    """Records of one group, sorted by run id."""
-    variants: dict[tuple[str, str], list[Record]] = {}
-    for record in records:
-        settings = json.dumps(record.cell.options.get("method"), sort_keys=True)
-        variants.setdefault((record.cell.method, settings), []).append(record)
-    done, absent, counted = [], [], []
-    for (method, settings), runs in variants.items():
-        rivals = [json.loads(other) for name, other in variants if name == method]
-        label = _label(method, json.loads(settings), rivals)
-        latest = {run.cell.seed: run for run in runs if run.status == "ok"}
-        if latest:
-            chosen = [latest[seed] for seed in sorted(latest)]
-            counted += chosen
-            done.append(_aggregate(label, chosen))
-        else:
-            absent.append(_absent(label, runs))
-    metrics: dict[str, MetricValue] = {}
-    for record in counted:
-        for name, metric in record.metrics.items():
-            metrics.setdefault(name, metric)
-    return _Table(
-        title=title,
-        task=records[0].cell.task,
-        backbone=records[0].cell.backbone,
-        common=_common(records[0]),
-        hardware=sorted({machine for record in counted if (machine := _machine(record))}),
-        metrics=metrics,
-        rows=sorted(done, key=lambda row: _rank(row, metrics)),
-        absent=sorted(absent, key=lambda row: row.method),
-    )
-
-
-def _label(method: str, settings: Any, rivals: Sequence[Any]) -> str:
-    """The method's name, with the settings in which it differs from other rows of the same method."""
-    mine, others = _flatten(settings or {}), [_flatten(rival or {}) for rival in rivals]
-    names = sorted({name for other in others for name in other})
-    telling = [name for name in names if any(other.get(name) != mine.get(name) for other in others)]
-    return f"{method} ({', '.join(f'{name}={_show(mine.get(name))}' for name in telling)})" if telling else method
-
-
-def _aggregate(label: str, runs: Sequence[Record]) -> _Row:
-    row = _Row(
-        method=label,
-        baseline=runs[0].cell.method in BASELINES,
-        status="ok",
-        reason=None,
-        seeds=[run.cell.seed for run in runs],
-        runs=[run.run_id for run in runs],
-    )
-    for name in dict.fromkeys(name for run in runs for name in run.metrics):
-        _add_metric(row, name, [run.metrics[name] for run in runs if name in run.metrics], _random_weights(runs[0]))
-    for name in METERS:
-        _add_meter(row, name, [run.meters[name] for run in runs])
-    trainable, total = row.values["trainable_params"], row.values["total_params"]
-    row.values["trainable_percent"] = 100 * trainable / total if trainable is not None and total else None
-    if row.values["trainable_percent"] is None:
-        reasons = (row.reasons.get("trainable_params"), row.reasons.get("total_params"), "total_params is 0")
-        row.reasons["trainable_percent"] = next(filter(None, reasons))
-    return row
-
-
-def _add_metric(row: _Row, name: str, scores: Sequence[MetricValue], random_weights: bool) -> None:
-    row.counts[name] = scores[0].n
-    values = [score.value for score in scores if score.value is not None]
-    if random_weights or not values:
-        row.values[name] = None
-        row.reasons[name] = _RANDOM_WEIGHTS if random_weights else scores[0].reason or ""
-        return
-    summary = seed_summary(values)
-    row.values[name] = summary.mean
-    # One seed says nothing about seeds: its interval is the record's own, over examples.
-    row.intervals[name] = summary.ci95 if summary.n > 1 else scores[0].ci95
-
-
-def _add_meter(row: _Row, name: str, meters: Sequence[Any]) -> None:
-    read = [meter for meter in meters if not isinstance(meter, Unavailable)]
-    values = [meter.median if isinstance(meter, Distribution) else meter.value for meter in read]
-    row.values[name] = statistics.median(values) if values else None
-    if not values:
-        row.reasons[name] = meters[0].reason
-
-
-def _absent(label: str, runs: Sequence[Record]) -> _Row:
-    last = runs[-1]
-    return _Row(
-        method=label,
-        baseline=last.cell.method in BASELINES,
-        status=last.status,
-        reason=last.reason,
-        seeds=sorted({run.cell.seed for run in runs}),
-        runs=[last.run_id],
-    )
-
-
-def _rank(row: _Row, metrics: Mapping[str, MetricValue]) -> tuple[bool, float, str]:
-    """Methods by the primary score, best first; baselines below; names decide ties."""
-    primary = next(iter(metrics), "")
-    value = row.values.get(primary)
-    if row.baseline or value is None:
-        return row.baseline, math.inf, row.method
-    return False, -value if metrics[primary].goal == "max" else value, row.method
-
-
-def _random_weights(record: Record) -> bool:
-    run = record.cell.options.get("run")
-    return isinstance(run, dict) and run.get("weights") == "random"
-
-
-def _machine(record: Record) -> str | None:
-    """What times and memory were measured on, as far as the record says."""
-    gpu, cpu = record.provenance.get("gpu"), record.provenance.get("cpu")
-    if isinstance(gpu, dict) and gpu.get("names"):
-        return " + ".join(map(str, gpu["names"]))
-    return f"{cpu.get('model')}, {cpu.get('threads')} threads" if isinstance(cpu, dict) else None
-
-
-def _flatten(options: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(options, dict):
-        return {prefix or "value": options}
-    pairs = ((f"{prefix}.{name}" if prefix else name, value) for name, value in sorted(options.items()))
-    return {
-        path: leaf
-        for name, value in pairs
-        for path, leaf in (_flatten(value, name) if isinstance(value, dict) and value else {name: value}).items()
-    }
-
-
-def _show(value: Any) -> str:
-    if isinstance(value, str) and re.fullmatch(r"[0-9a-f]{32,}", value):
-        return value[:12]
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-# From a table to Markdown
-
-
-def _section(table: _Table) -> str:
+def _section(table: Table) -> str:
     parts = [f"## {_escape(table.title)}", _note(table)]
     if table.rows:
         parts += [_grid(table), _legend(table)]
@@ -326,9 +126,9 @@ def _section(table: _Table) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-def _note(table: _Table) -> str:
+def _note(table: Table) -> str:
     """One paragraph: first what limits the numbers, loudly, then what all rows share."""
-    common = _flatten(table.common)
+    common = flatten(table.common)
     train, evaluation = common.get("run.train_limit"), common.get("run.eval_limit")
     kind = common.get("run.device")
     loud = []
@@ -344,7 +144,7 @@ def _note(table: _Table) -> str:
     if table.hardware:
         said.append(f"Hardware: {'; '.join(table.hardware)}.")
     if common:
-        said.append(f"Shared options: {', '.join(f'{name}={_show(value)}' for name, value in common.items())}.")
+        said.append(f"Shared options: {', '.join(f'{name}={show(value)}' for name, value in common.items())}.")
     return " ".join([*(f"**{_escape(text)}**" for text in loud), *map(_escape, said)])
 
 
@@ -352,7 +152,7 @@ def _limit(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else "all"
 
 
-def _grid(table: _Table) -> str:
+def _grid(table: Table) -> str:
     from tabulate import tabulate
 
     columns = [("Method", [_escape(row.method) for row in table.rows])]
@@ -374,7 +174,7 @@ def _grid(table: _Table) -> str:
     return tabulate(rows, headers=headers, tablefmt="pipe", colalign=alignment, disable_numparse=True)
 
 
-def _embolden(rows: Sequence[_Row], shown: Sequence[str], goal: str) -> list[str]:
+def _embolden(rows: Sequence[Row], shown: Sequence[str], goal: str) -> list[str]:
     """Mark the best of what is shown (equal as shown is a tie) if at least two methods, not baselines, have values."""
     numbers = [
         None if row.baseline or text == "–" else float(text.replace(",", ""))
@@ -387,7 +187,7 @@ def _embolden(rows: Sequence[_Row], shown: Sequence[str], goal: str) -> list[str
     return [f"**{text}**" if number == best else text for text, number in zip(shown, numbers, strict=True)]
 
 
-def _legend(table: _Table) -> str:
+def _legend(table: Table) -> str:
     """Examples and unit behind each score, and what the interval means."""
     if not table.metrics:
         return ""
@@ -407,7 +207,7 @@ def _legend(table: _Table) -> str:
     return f"Examples (unit) of each score: {_escape(', '.join(scores))}.{meaning} Costs are medians over seeds."
 
 
-def _missing(table: _Table) -> list[str]:
+def _missing(table: Table) -> list[str]:
     """Why values are null, one line for all that share columns and reason."""
     headers = {**{name: _header(name) for name in table.metrics}, **{cost.key: cost.header for cost in _COSTS}}
     methods: dict[tuple[str, str], list[str]] = {}
@@ -424,7 +224,7 @@ def _missing(table: _Table) -> list[str]:
     ]
 
 
-def _excuse(row: _Row) -> str:
+def _excuse(row: Row) -> str:
     seeds = ", ".join(map(str, row.seeds))
     return f"- {_escape(row.method)}: {row.status} (seeds {seeds}): {_escape(row.reason or '')}"
 

@@ -1,0 +1,211 @@
+"""Comparable rows from records: what shares a table, how seeds are summed up, what stands where a value is missing."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from harness.record import METERS, Distribution, MetricValue, Record, Unavailable
+from harness.stats import seed_summary
+
+BASELINES = frozenset({"frozen", "blind", "full"})
+"""Shown for orientation, never marked as best."""
+
+_RANDOM_WEIGHTS = "random weights: accuracy is not ranked"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method (with one choice of its own settings) in one table, its seeds aggregated."""
+
+    method: str
+    baseline: bool
+    status: str
+    reason: str | None
+    seeds: list[int]
+    runs: list[str]
+    values: dict[str, float | None] = field(default_factory=dict)
+    intervals: dict[str, tuple[float, float] | None] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Comparable rows. `common` holds their shared options, `metrics` a sample of each score, the primary first."""
+
+    title: str
+    task: str
+    backbone: str
+    common: dict[str, Any]
+    hardware: list[str]
+    metrics: dict[str, MetricValue]
+    rows: list[Row]
+    absent: list[Row]
+
+
+def tables(records: Iterable[Record]) -> list[Table]:
+    """One table per group of comparable records, in the order of task, backbone and options."""
+    groups: dict[tuple[str, str, str], list[Record]] = {}
+    for record in sorted(records, key=lambda record: record.run_id):
+        key = (record.cell.task, record.cell.backbone, json.dumps(_common(record), sort_keys=True))
+        groups.setdefault(key, []).append(record)
+    commons = {key: flatten(json.loads(key[2])) for key in groups}
+    return [_table(groups[key], _title(key, commons)) for key in sorted(groups)]
+
+
+def _common(record: Record) -> dict[str, Any]:
+    """All options but the method's own; one kind of device is one, whatever its number."""
+    options = {name: value for name, value in record.cell.options.items() if name != "method"}
+    if isinstance(run := options.get("run"), dict) and "device" in run:
+        options["run"] = {**run, "device": str(run["device"]).partition(":")[0]}
+    return options
+
+
+def _title(key: tuple[str, str, str], commons: Mapping[tuple[str, str, str], dict[str, Any]]) -> str:
+    """Task and backbone, and where several tables share these, the options that tell them apart."""
+    rivals = [common for other, common in commons.items() if other[:2] == key[:2]]
+    names = sorted({name for common in rivals for name in common})
+    telling = [name for name in names if any(rival.get(name) != rivals[0].get(name) for rival in rivals)]
+    return " · ".join([*key[:2], *(f"{name}={show(commons[key].get(name))}" for name in telling)])
+
+
+def _table(records: Sequence[Record], title: str) -> Table:
+    """Records of one group, sorted by run id."""
+    variants: dict[tuple[str, str], list[Record]] = {}
+    for record in records:
+        settings = json.dumps(record.cell.options.get("method"), sort_keys=True)
+        variants.setdefault((record.cell.method, settings), []).append(record)
+    done, absent, counted = [], [], []
+    for (method, settings), runs in variants.items():
+        rivals = [json.loads(other) for name, other in variants if name == method]
+        label = _label(method, json.loads(settings), rivals)
+        latest = {run.cell.seed: run for run in runs if run.status == "ok"}
+        if latest:
+            chosen = [latest[seed] for seed in sorted(latest)]
+            counted += chosen
+            done.append(_aggregate(label, chosen))
+        else:
+            absent.append(_absent(label, runs))
+    metrics: dict[str, MetricValue] = {}
+    for record in counted:
+        for name, metric in record.metrics.items():
+            metrics.setdefault(name, metric)
+    return Table(
+        title=title,
+        task=records[0].cell.task,
+        backbone=records[0].cell.backbone,
+        common=_common(records[0]),
+        hardware=sorted({machine for record in counted if (machine := _machine(record))}),
+        metrics=metrics,
+        rows=sorted(done, key=lambda row: _rank(row, metrics)),
+        absent=sorted(absent, key=lambda row: row.method),
+    )
+
+
+def _label(method: str, settings: Any, rivals: Sequence[Any]) -> str:
+    """The method's name, with the settings in which it differs from other rows of the same method."""
+    mine, others = flatten(settings or {}), [flatten(rival or {}) for rival in rivals]
+    names = sorted({name for other in others for name in other})
+    telling = [name for name in names if any(other.get(name) != mine.get(name) for other in others)]
+    return f"{method} ({', '.join(f'{name}={show(mine.get(name))}' for name in telling)})" if telling else method
+
+
+def _aggregate(label: str, runs: Sequence[Record]) -> Row:
+    row = Row(
+        method=label,
+        baseline=runs[0].cell.method in BASELINES,
+        status="ok",
+        reason=None,
+        seeds=[run.cell.seed for run in runs],
+        runs=[run.run_id for run in runs],
+    )
+    for name in dict.fromkeys(name for run in runs for name in run.metrics):
+        _add_metric(row, name, [run.metrics[name] for run in runs if name in run.metrics], _random_weights(runs[0]))
+    for name in METERS:
+        _add_meter(row, name, [run.meters[name] for run in runs])
+    trainable, total = row.values["trainable_params"], row.values["total_params"]
+    row.values["trainable_percent"] = 100 * trainable / total if trainable is not None and total else None
+    if row.values["trainable_percent"] is None:
+        reasons = (row.reasons.get("trainable_params"), row.reasons.get("total_params"), "total_params is 0")
+        row.reasons["trainable_percent"] = next(filter(None, reasons))
+    return row
+
+
+def _add_metric(row: Row, name: str, scores: Sequence[MetricValue], random_weights: bool) -> None:
+    row.counts[name] = scores[0].n
+    values = [score.value for score in scores if score.value is not None]
+    if random_weights or not values:
+        row.values[name] = None
+        row.reasons[name] = _RANDOM_WEIGHTS if random_weights else scores[0].reason or ""
+        return
+    summary = seed_summary(values)
+    row.values[name] = summary.mean
+    # One seed says nothing about seeds: its interval is the record's own, over examples.
+    row.intervals[name] = summary.ci95 if summary.n > 1 else scores[0].ci95
+
+
+def _add_meter(row: Row, name: str, meters: Sequence[Any]) -> None:
+    read = [meter for meter in meters if not isinstance(meter, Unavailable)]
+    values = [meter.median if isinstance(meter, Distribution) else meter.value for meter in read]
+    row.values[name] = statistics.median(values) if values else None
+    if not values:
+        row.reasons[name] = meters[0].reason
+
+
+def _absent(label: str, runs: Sequence[Record]) -> Row:
+    last = runs[-1]
+    return Row(
+        method=label,
+        baseline=last.cell.method in BASELINES,
+        status=last.status,
+        reason=last.reason,
+        seeds=sorted({run.cell.seed for run in runs}),
+        runs=[last.run_id],
+    )
+
+
+def _rank(row: Row, metrics: Mapping[str, MetricValue]) -> tuple[bool, float, str]:
+    """Methods by the primary score, best first; baselines below; names decide ties."""
+    primary = next(iter(metrics), "")
+    value = row.values.get(primary)
+    if row.baseline or value is None:
+        return row.baseline, math.inf, row.method
+    return False, -value if metrics[primary].goal == "max" else value, row.method
+
+
+def _random_weights(record: Record) -> bool:
+    run = record.cell.options.get("run")
+    return isinstance(run, dict) and run.get("weights") == "random"
+
+
+def _machine(record: Record) -> str | None:
+    """What times and memory were measured on, as far as the record says."""
+    gpu, cpu = record.provenance.get("gpu"), record.provenance.get("cpu")
+    if isinstance(gpu, dict) and gpu.get("names"):
+        return " + ".join(map(str, gpu["names"]))
+    return f"{cpu.get('model')}, {cpu.get('threads')} threads" if isinstance(cpu, dict) else None
+
+
+def flatten(options: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested options by dotted name."""
+    if not isinstance(options, dict):
+        return {prefix or "value": options}
+    pairs = ((f"{prefix}.{name}" if prefix else name, value) for name, value in sorted(options.items()))
+    return {
+        path: leaf
+        for name, value in pairs
+        for path, leaf in (flatten(value, name) if isinstance(value, dict) and value else {name: value}).items()
+    }
+
+
+def show(value: Any) -> str:
+    """An option's value as tables show it; long hashes are cut to twelve characters."""
+    if isinstance(value, str) and re.fullmatch(r"[0-9a-f]{32,}", value):
+        return value[:12]
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
