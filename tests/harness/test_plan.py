@@ -62,7 +62,7 @@ def test_the_command_line_wins(make: Make) -> None:
     sets = ("ademvl.alpha=0.5", "ademvl.scales=64", "train.lr=1e-4", "scienceqa.answer_by=likelihood")
     plan = make(*(part for item in sets for part in ("--set", item)), "--precision", "bf16", "--eval-limit", "7")
     cell, other = plan.cells
-    assert (cell.method.alpha, cell.method.scales, cell.method.beta) == (0.5, (64,), 1.0)  # type: ignore[attr-defined]
+    assert (cell.method.alpha, cell.method.scales, cell.method.beta) == (0.5, (64,), 0.1)  # type: ignore[attr-defined]
     assert cell.task.answer_by == "likelihood"  # type: ignore[attr-defined]
     assert (cell.train.lr, plan.precision, plan.eval_limit) == (1e-4, "bf16", 7)
     shared = {"precision": "bf16", "eval_limit": 7, "train.lr": 1e-4, "scienceqa.answer_by": "likelihood"}

@@ -65,7 +65,7 @@ def test_every_skill_and_the_shares(problems: Problems) -> None:
     total = len(problems)
     with_image = sum(problem["image"] is not None for problem in problems.values())
     with_hint = sum(bool(problem["hint"]) for problem in problems.values())
-    assert 0.58 < with_image / total < 0.67
+    assert 0.63 < with_image / total < 0.75
     assert 0.15 < with_hint / total < 0.24
     hard = sum(problem["category"] == "Maps" for problem in problems.values())
     assert 0.1 < hard / with_image < 0.2
