@@ -66,9 +66,9 @@ def test_every_skill_and_the_shares(problems: Problems) -> None:
     with_image = sum(problem["image"] is not None for problem in problems.values())
     with_hint = sum(bool(problem["hint"]) for problem in problems.values())
     assert 0.63 < with_image / total < 0.75
-    assert 0.15 < with_hint / total < 0.24
-    hard = sum(problem["category"] == "Maps" for problem in problems.values())
-    assert 0.1 < hard / with_image < 0.2
+    assert 0.1 < with_hint / total < 0.2
+    sides = sum(problem["category"] == "Maps" for problem in problems.values())
+    assert 0.05 < sides / with_image < 0.15
     grades = Counter(int(problem["grade"][5:]) > 6 for problem in problems.values())
     assert min(grades.values()) > 100
 
