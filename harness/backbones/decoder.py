@@ -78,7 +78,10 @@ class DecoderModel(VLModel):
             vocab=llm.config.vocab_size,
         )
         self._image_hook: ImageHook | None = None
-        self._insert = Insert()
+        # Token ids that enter rows with and without an image; placeholders stand for the method's own tokens.
+        self._with_image: tuple[int, ...] = ()
+        self._without_image: tuple[int, ...] = ()
+        self._own_tokens = 0
         self._withheld = 0
 
     @property
@@ -105,7 +108,10 @@ class DecoderModel(VLModel):
         """
         if self._image_hook is not None:
             raise ValueError(f"{self.name} already has a method on its images; detach it first")
-        self._image_hook, self._insert = hook, insert or Insert()
+        insert = insert or Insert()
+        self._image_hook, self._own_tokens = hook, insert.tokens
+        self._with_image = (*self.text.ids(insert.before), *[self.text.pad_id] * insert.tokens)
+        self._without_image = self.text.ids(insert.without_image)
         return _Undo(self._forget_images)
 
     def on_ffn(self, tower: Tower, layer: int, branch: Branch) -> Handle:
@@ -134,7 +140,7 @@ class DecoderModel(VLModel):
             return factory().to(device=self.device, dtype=dtype).eval()
 
     def _forget_images(self) -> None:
-        self._image_hook, self._insert = None, Insert()
+        self._image_hook, self._own_tokens, self._with_image, self._without_image = None, 0, (), ()
 
     def _stop_withholding(self) -> None:
         self._withheld -= 1
@@ -144,7 +150,7 @@ class DecoderModel(VLModel):
     @property
     def room(self) -> int:
         """Tokens of text that fit beside what the attached method inserts."""
-        return self.text.max_length - max(len(ids) for ids in self._inserted_ids())
+        return self.text.max_length - self._widest
 
     def text_length(self, prompt: str, answer: str | None) -> int:
         """Tokens of one row before any cut, to compare with `room`."""
@@ -161,7 +167,8 @@ class DecoderModel(VLModel):
         answered = list(answers) if answers is not None else [None] * len(prompts)
         if not len(prompts) == len(answered) == len(images):
             raise ValueError(f"got {len(prompts)} prompts, {len(answered)} answers, {len(images)} images")
-        encoded = [self.text.row(p, a, room=self.room) for p, a in zip(prompts, answered, strict=True)]
+        room = self.room
+        encoded = [self.text.row(p, a, room=room) for p, a in zip(prompts, answered, strict=True)]
         lengths = [len(row.ids) for row in encoded]
         width = max(lengths)
         ids = [row.ids + [self.text.pad_id] * (width - len(row.ids)) for row in encoded]
@@ -172,10 +179,9 @@ class DecoderModel(VLModel):
         parts = (torch.tensor(ids), torch.tensor(lengths), torch.tensor(labels), pixels, torch.tensor(rows).long())
         return Batch(*(part.to(self.device) for part in parts))
 
-    def _inserted_ids(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        insert = self._insert
-        placeholders = (self.text.pad_id,) * insert.tokens
-        return (*self.text.ids(insert.before), *placeholders), self.text.ids(insert.without_image)
+    @property
+    def _widest(self) -> int:
+        return max(len(self._with_image), len(self._without_image))
 
     # Forward --------------------------------------------------------------------------------------------------
 
@@ -195,13 +201,11 @@ class DecoderModel(VLModel):
         return torch.zeros(0, tokens, self.vision.width, device=self.device, dtype=self.dtype)
 
     def _inserted(self, batch: Batch, embeds: Tensor, rows: Tensor, tokens: Tensor | None) -> Inputs:
-        with_image, without = self._inserted_ids()
-        widest = max(len(with_image), len(without))
-        if not widest:
+        if not self._widest:
             return Inputs(embeds, batch.lengths, batch.labels)
         block = self._insert_block(len(embeds), rows, tokens)
-        counts = torch.full((len(embeds),), len(without), device=self.device)
-        counts[rows] = len(with_image)
+        counts = torch.full((len(embeds),), len(self._without_image), device=self.device)
+        counts[rows] = len(self._with_image)
         lengths = batch.lengths + counts
         start, width = len(self.text.bos), embeds.shape[1]
         position = torch.arange(int(lengths.max()), device=self.device).expand(len(embeds), -1)
@@ -215,15 +219,17 @@ class DecoderModel(VLModel):
 
     def _insert_block(self, batch_size: int, rows: Tensor, tokens: Tensor | None) -> Tensor:
         """[B, widest, D]: the embeddings to insert, left-aligned."""
-        with_image, without = (torch.tensor(ids, device=self.device).long() for ids in self._inserted_ids())
-        widest = max(len(with_image), len(without))
+        with_image, without = (
+            torch.tensor(ids, device=self.device).long() for ids in (self._with_image, self._without_image)
+        )
+        widest = self._widest
         embed = self.llm.get_input_embeddings()
         plain = F.pad(embed(without), (0, 0, 0, widest - len(without))).expand(batch_size, -1, -1)
         if not len(rows):
             return plain
         visual = embed(with_image).expand(len(rows), -1, -1)
         if tokens is not None:
-            visual = torch.cat([visual[:, : len(with_image) - self._insert.tokens], tokens.to(visual.dtype)], dim=1)
+            visual = torch.cat([visual[:, : len(with_image) - self._own_tokens], tokens.to(visual.dtype)], dim=1)
         visual = F.pad(visual, (0, 0, 0, widest - visual.shape[1]))
         return plain.index_copy(0, rows, visual)
 

@@ -101,5 +101,10 @@ def test_check_names_the_first_bad_picture_and_counts(tmp_path: Path) -> None:
     assert "(2 of 3 pictures are bad)" in str(error.value)
 
 
-def test_check_passes_good_pictures(tmp_path: Path) -> None:
-    PictureMemory().check([noise(tmp_path / "good.png"), None], SIZE)
+def test_a_checked_picture_is_not_read_again(tmp_path: Path) -> None:
+    path = noise(tmp_path / "good.png")
+    expected = read_picture(path, SIZE)
+    memory = PictureMemory()
+    memory.check([path, None], SIZE)
+    path.unlink()
+    assert torch.equal(memory.pixels(path, SIZE), expected)
