@@ -27,7 +27,7 @@ def collect(
     kernels: str,
     data: Mapping[str, Any],
     weights: Mapping[str, Any],
-    sources: Mapping[str, Path],
+    code: Mapping[str, Any],
     started: datetime,
     ended: datetime,
 ) -> dict[str, Any]:
@@ -40,17 +40,16 @@ def collect(
         kernels: the kernel implementation that ran, not the one asked for.
         data: hashes of the data, by the caller's names.
         weights: hashes of the backbone's weights, likewise.
-        sources: module name to its file, or to a package folder (its Python files are hashed together).
+        code: what `code` said before the run.
         started: when the run began.
         ended: when its last measurement ended.
 
     Raises:
-        OSError: a source cannot be read.
         ValueError: a time without a time zone.
     """
     return {
         "argv": list(argv),
-        "git": _git(),
+        **code,
         "packages": {name: _version(name) for name in PACKAGES},
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -61,10 +60,21 @@ def collect(
         "kernels": kernels,
         "data": dict(data),
         "weights": dict(weights),
-        "sources": {name: hash_files(_python_files(path)) for name, path in sources.items()},
         "started": _iso(started),
         "ended": _iso(ended),
     }
+
+
+def code(sources: Mapping[str, Path]) -> dict[str, Any]:
+    """Commit and source hashes; to be taken when a run starts, as files may be edited while it goes on.
+
+    Args:
+        sources: module name to its file, or to a package folder (its Python files are hashed together).
+
+    Raises:
+        OSError: a source cannot be read.
+    """
+    return {"git": _git(), "sources": {name: hash_files(_python_files(path)) for name, path in sources.items()}}
 
 
 def hash_files(paths: Iterable[Path]) -> str:

@@ -47,6 +47,15 @@ class Bench:
 
 
 @dataclass(frozen=True)
+class Ready:
+    """A cell that was checked before any training: why to skip it, prompts that do not fit, the code as it was then."""
+
+    skip: str | None
+    overlong: Overlong | None
+    code: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class Outcome:
     """What a finished cell measured."""
 
@@ -75,12 +84,12 @@ def execute(plan: Plan) -> int:
     for name, task in _distinct_tasks(plan).items():
         task.prepare([*data[name].train, *data[name].evaluation], image_size=model.image_size)
     bench = Bench(plan, model, data, _weights_sha256(model), load_wall_s, store)
-    lengths = {id(cell): _preflight(bench, cell) for cell in plan.cells}
+    ready = [_preflight(bench, cell) for cell in plan.cells]
     cells = f"{len(plan.cells)} cell{'s' if len(plan.cells) > 1 else ''}"
     _say(f"{cells} on {model.name}, {plan.precision} on {plan.device}, records in {plan.results}")
     statuses = []
-    for number, cell in enumerate(plan.cells, start=1):
-        statuses.append(_cell(bench, cell, lengths[id(cell)], f"[{number}/{len(plan.cells)}]"))
+    for number, (cell, checked) in enumerate(zip(plan.cells, ready, strict=True), start=1):
+        statuses.append(_cell(bench, cell, checked, f"[{number}/{len(plan.cells)}]"))
         if statuses[-1] == "interrupted":
             break
     print(f"\n{leaderboard.markdown(_of_plan(bench))}")
@@ -98,16 +107,30 @@ def _of_plan(bench: Bench) -> list[Record]:
     return [record for record in bench.store.read() if cell_key(record.cell) in keys]
 
 
-def _preflight(bench: Bench, cell: CellPlan) -> Overlong | str:
+def _preflight(bench: Bench, cell: CellPlan) -> Ready:
     """Attach once for the checks that need it; the reason to skip where the backbone lacks something."""
+    code = provenance.code(_sources(cell))
     unmet = cell.method.unmet(bench.model)
     if unmet is not None:
-        return unmet
+        return Ready(unmet, None, code)
     attachment = cell.method.attach(bench.model, cell.seed)
     try:
-        return prepare.check_lengths(cell, bench.model, bench.data[cell.task_name])
+        return Ready(None, prepare.check_lengths(cell, bench.model, bench.data[cell.task_name]), code)
     finally:
         attachment.detach()
+
+
+def _sources(cell: CellPlan) -> dict[str, Path]:
+    """The files that make a number; whole packages too, as a method may use another one or shared layers."""
+    methods_folder, tasks_folder = Path(methods.__file__).parent, Path(tasks.__file__).parent
+    return {
+        "method": Path(sys.modules[type(cell.method).__module__].__file__ or methods_folder),
+        "task": Path(sys.modules[type(cell.task).__module__].__file__ or tasks_folder),
+        "kernels": methods_folder / "kernels",
+        "methods": methods_folder,
+        "tasks": tasks_folder,
+        "harness": Path(harness.__file__).parent,
+    }
 
 
 def _identity(bench: Bench, cell: CellPlan) -> Cell:
@@ -138,7 +161,7 @@ def _identity(bench: Bench, cell: CellPlan) -> Cell:
     )
 
 
-def _cell(bench: Bench, plan: CellPlan, lengths: Overlong | str, number: str) -> str:
+def _cell(bench: Bench, plan: CellPlan, ready: Ready, number: str) -> str:
     """Run one cell to its record: the one boundary where an error becomes a record. Returns the status."""
     identity = _identity(bench, plan)
     label = f"{number} {plan.method_name} on {plan.task_name}, {bench.model.name}, seed {plan.seed}"
@@ -148,8 +171,8 @@ def _cell(bench: Bench, plan: CellPlan, lengths: Overlong | str, number: str) ->
         return found.status
     started, outcome, failure = datetime.now(UTC), None, None
     status, reason = "ok", None
-    if isinstance(lengths, str):
-        status, reason = "skipped", lengths
+    if ready.skip is not None:
+        status, reason = "skipped", ready.skip
     else:
         try:
             outcome = _measure(bench, plan, label)
@@ -165,7 +188,7 @@ def _cell(bench: Bench, plan: CellPlan, lengths: Overlong | str, number: str) ->
         cell=identity,
         metrics=outcome.metrics if outcome else {},
         meters=outcome.meters if outcome else {},
-        provenance=_provenance(bench, plan, lengths, started),
+        provenance=_provenance(bench, plan, ready, started),
     )
     rows = [dataclasses.asdict(prediction) for prediction in outcome.predictions] if outcome else None
     path = bench.store.append(record, rows)
@@ -284,10 +307,9 @@ def _metric(score: Metric) -> MetricValue:
     )
 
 
-def _provenance(bench: Bench, plan: CellPlan, lengths: Overlong | str, started: datetime) -> dict[str, Any]:
+def _provenance(bench: Bench, plan: CellPlan, ready: Ready, started: datetime) -> dict[str, Any]:
     data = bench.data[plan.task_name]
-    cut = lengths.train + lengths.evaluation if isinstance(lengths, Overlong) else 0
-    folder = Path(methods.__file__).parent
+    cut = ready.overlong.train + ready.overlong.evaluation if ready.overlong else 0
     return provenance.collect(
         argv=bench.plan.argv,
         device=bench.plan.device,
@@ -295,12 +317,7 @@ def _provenance(bench: Bench, plan: CellPlan, lengths: Overlong | str, started: 
         kernels="reference",
         data={"root": str(data.root), "sha256": data.sha256, "prompts_cut": cut},
         weights={"sha256": bench.weights_sha256},
-        sources={
-            "method": Path(sys.modules[type(plan.method).__module__].__file__ or folder),
-            "task": Path(sys.modules[type(plan.task).__module__].__file__ or folder),
-            "kernels": folder / "kernels",
-            "harness": Path(harness.__file__).parent,
-        },
+        code=ready.code,
         started=started,
         ended=datetime.now(UTC),
     )

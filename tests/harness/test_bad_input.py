@@ -201,7 +201,7 @@ def test_long_prompts_are_cut_and_counted_when_asked(
 ) -> None:
     long_question(data)
     seen: list[Any] = []
-    monkeypatch.setattr(run, "_cell", lambda bench, cell, lengths, number: seen.append(lengths) or "ok")
+    monkeypatch.setattr(run, "_cell", lambda bench, cell, ready, number: seen.append(ready.overlong) or "ok")
     llm, vision = map(str, folders)
     command = ["run", "--methods", "memvp", "--task", "scienceqa", "--llm", llm, "--vision", vision, "--steps", "1"]
     command += ["--device", "cpu", "--set", "memvp.slots=16", "--data-root", str(data)]

@@ -26,11 +26,11 @@ def collect(**changes: Any) -> dict[str, Any]:
         "kernels": "reference",
         "data": {"test": "ab"},
         "weights": {"llm": "cd"},
-        "sources": {},
         "started": START,
         "ended": START + timedelta(seconds=1),
     }
-    return provenance.collect(**{**fields, **changes})
+    code = provenance.code(changes.pop("sources", {}))
+    return provenance.collect(**{**fields, "code": code, **changes})
 
 
 def test_it_says_what_ran_where_and_when(tmp_path: Path) -> None:
