@@ -80,6 +80,9 @@ def _add_run(run: argparse.ArgumentParser) -> None:
     _add_backbone_flags(run)
     run.add_argument("--weights", choices=("pretrained", "random"), help="random ones never rank by accuracy")
     run.add_argument("--data-root", type=Path, metavar="DIR", help="your data (default: generated, for backbone mini)")
+    run.add_argument(
+        "--protocol", default="uniform", metavar="NAME", help="uniform (default), paper-ademvl, paper-memvp, paper-mwa"
+    )
     run.add_argument("--seeds", type=_seeds, default=(0,), metavar="LIST", help="such as 0,1,2 (default: 0)")
     length = run.add_mutually_exclusive_group()
     length.add_argument("--epochs", type=_count, metavar="N", help="default: the backbone's recipe")

@@ -9,14 +9,14 @@ import torch
 from accelerate import Accelerator
 from tqdm import tqdm
 
-from harness.backbones.decoder import DecoderModel
+from harness.backbones.backbone import Backbone
 from harness.meters import Stopwatch
 from tasks import Example, Prediction, Task
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Predictions in the order of the examples, and the time spent in predicting alone."""
+    """Concluded predictions in the order of the examples, and the time spent in predicting alone."""
 
     predictions: list[Prediction]
     predict_ms: float
@@ -25,7 +25,7 @@ class Evaluation:
 
 @torch.inference_mode()
 def evaluate(
-    model: DecoderModel,
+    model: Backbone,
     task: Task,
     examples: Sequence[Example],
     *,
@@ -49,4 +49,4 @@ def evaluate(
         predict_ms += watch.ms()
         predictions.update(zip(indices, answers, strict=True))
     ordered = [predictions[i] for i in range(len(examples))]
-    return Evaluation(ordered, predict_ms, total.ms() / 1e3)
+    return Evaluation(task.conclude(ordered, examples), predict_ms, total.ms() / 1e3)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from harness.backbones.backbone import Backbone
 from harness.backbones.decoder import DecoderModel
 from harness.record import Meter, distribution, scalar, unavailable
 from tasks import Example, Task
@@ -95,9 +96,10 @@ class Latency:
 
 
 @torch.inference_mode()
-def latency(model: DecoderModel, task: Task, examples: Sequence[Example]) -> Latency:
-    """Time single examples: the task's own prediction, the prefill (vision tower included) and each decoding step."""
+def latency(model: Backbone, task: Task, examples: Sequence[Example]) -> Latency:
+    """Time single examples: the task's prediction and, of a task that decodes, prefill (vision included) and steps."""
     infer, prefill, decode = [], [], []
+    decoder = model if isinstance(model, DecoderModel) and "decode" in task.needs else None
     watch = Stopwatch(model.device)
     chosen = [examples[i % len(examples)] for i in range(LATENCY_SAMPLES + LATENCY_WARM_UP)]
     for example in chosen:
@@ -105,15 +107,20 @@ def latency(model: DecoderModel, task: Task, examples: Sequence[Example]) -> Lat
         watch.restart()
         task.predict(model, batch, [example])
         infer.append(watch.ms())
+        if decoder is None:
+            continue
         watch.restart()
-        state = model.prefill(batch)
+        state = decoder.prefill(batch)
         prefill.append(watch.ms())
         for _ in range(DECODE_TOKENS):
-            if int(state.positions.max()) >= model.text.max_length:
+            if int(state.positions.max()) >= decoder.max_length:
                 break
             watch.restart()
-            state = model.step(state, state.logits.argmax(dim=-1))
+            state = decoder.step(state, state.logits.argmax(dim=-1))
             decode.append(watch.ms())
+    if decoder is None:
+        reason = unavailable("this task does not decode")
+        return Latency(distribution(infer[LATENCY_WARM_UP:], "ms"), reason, reason)
     warm = DECODE_TOKENS * LATENCY_WARM_UP
     return Latency(
         distribution(infer[LATENCY_WARM_UP:], "ms"),

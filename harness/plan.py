@@ -1,6 +1,7 @@
 """From the command line to a Plan: every cell to run, with every option resolved and checked before any work starts.
 
-Values come from the defaults of methods and tasks (the papers'), then the backbone's recipe, then the command line.
+Values come from the defaults of methods and tasks (the papers'), then the backbone's recipe, then the protocol, then
+the command line.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ class Plan:
         data_root: where the task's data lies; None for the generated data of the mini world.
         cells: ordered by task, then seed, then method.
         device: `cpu` or `cuda:N`.
-        recipe: the name of the recipe that was used.
+        recipe, protocol: the names of those that were used.
         argv: the command line.
     """
 
@@ -94,6 +95,7 @@ class Plan:
     results: Path
     fresh: bool
     recipe: str
+    protocol: str
     argv: tuple[str, ...]
 
 
@@ -106,18 +108,20 @@ def build(args: argparse.Namespace) -> Plan:
         harness.store.StoreError: the results folder cannot be written.
     """
     spec = backbone_spec(args)
-    recipe = recipes.load(spec.name)
+    protocol = recipes.protocol(args.protocol)
+    recipe = recipes.load(spec.name).under(protocol)
     method_names = choose(args.methods, methods.names(), kind="method")
     task_names = choose(args.task, tasks.names(), kind="task")
     given = _given(args, method_names, task_names)
     chosen = {name: _method(name, recipe, given) for name in method_names}
     on = {name: _task(name, recipe, given) for name in task_names}
-    train, train_explicit = _train(recipe, given)
+    trains = {(m, t): _train(recipe, given, m, t) for m in method_names for t in task_names}
+    _check_divisible(on, trains)
     if args.data_root is not None and not args.data_root.is_dir():
         raise UsageError(f"--data-root {args.data_root}: no such folder; name the folder that holds the task's files")
     device = machine.resolve_device(args.device or "auto")
     shared = {name: getattr(args, name) for name in ("train_limit", "eval_limit", "weights", "precision", "kernels")}
-    explicit = train_explicit | {name: value for name, value in shared.items() if value is not None}
+    explicit = {name: value for name, value in shared.items() if value is not None}
     cells = tuple(
         CellPlan(
             method_name=method_name,
@@ -125,8 +129,8 @@ def build(args: argparse.Namespace) -> Plan:
             task_name=task_name,
             task=task,
             seed=seed,
-            train=train,
-            explicit=explicit | task_explicit | method_explicit,
+            train=trains[method_name, task_name][0],
+            explicit=explicit | trains[method_name, task_name][1] | task_explicit | method_explicit,
         )
         for task_name, (task, task_explicit) in on.items()
         for seed in args.seeds
@@ -147,6 +151,7 @@ def build(args: argparse.Namespace) -> Plan:
         results=args.results,
         fresh=args.fresh,
         recipe=recipe.name,
+        protocol=protocol.name,
         argv=args.argv,
     )
     from harness.store import Store
@@ -256,8 +261,23 @@ def _fields(
     return base | own, {f"{scope}.{field}": value for field, value in own.items()}
 
 
-def _train(recipe: recipes.Recipe, given: Given) -> tuple[TrainOptions, dict[str, Any]]:
-    base = settings.read(TrainOptions, recipe.train, where=f"{recipe.file}: train.")
+def _check_divisible(
+    on: Mapping[str, tuple[tasks.Task, dict[str, Any]]], trains: Mapping[tuple[str, str], tuple[TrainOptions, Any]]
+) -> None:
+    """Refuse accumulation for a task whose loss is not the mean over the parts of a batch."""
+    for (_, name), (options, _explicit) in trains.items():
+        if options.accumulate > 1 and not on[name][0].divisible:
+            raise UsageError(
+                f"train.accumulate={options.accumulate}: {name} contrasts the examples of a whole batch, which parts "
+                "would change; use accumulate=1 and a batch_size that fits"
+            )
+
+
+def _train(recipe: recipes.Recipe, given: Given, method: str, task: str) -> tuple[TrainOptions, dict[str, Any]]:
+    """The training options of one cell; `blind` is trained as the method it stands for."""
+    if method == "blind":
+        method = _twin(methods.load("blind"), recipe.methods.get("blind", {}) | dict(given.get("blind", {})))
+    base = settings.read(TrainOptions, recipe.train_of(method, task), where=f"{recipe.file}: train.")
     own = settings.read(TrainOptions, given.get("train", {}), where="--set train.")
     options = settings.make(TrainOptions, recipes.overlay_train(base, own), scope="train")
     resolved = dataclasses.replace(options, lr=options.peak_lr)

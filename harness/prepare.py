@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.backbones import cache_folder
-from harness.backbones.decoder import DecoderModel
+from harness.backbones.backbone import Backbone
 from harness.plan import CellPlan, Plan
 from tasks import DataError, Example, Task
 
@@ -72,7 +72,7 @@ class Overlong:
     first: tuple[str, ...]
 
 
-def overlong(model: DecoderModel, task: Task, data: TaskData) -> Overlong:
+def overlong(model: Backbone, task: Task, data: TaskData) -> Overlong:
     """Count them with the method attached; `first` names up to three."""
     counts: list[int] = []
     longest, first = 0, list[str]()
@@ -87,7 +87,7 @@ def overlong(model: DecoderModel, task: Task, data: TaskData) -> Overlong:
     return Overlong(counts[0], counts[1], longest, model.room, tuple(first))
 
 
-def check_lengths(cell: CellPlan, model: DecoderModel, data: TaskData) -> Overlong:
+def check_lengths(cell: CellPlan, model: Backbone, data: TaskData) -> Overlong:
     """Refuse prompts longer than the context, unless the task's option `overlong` says to cut them.
 
     Raises:

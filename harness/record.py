@@ -34,6 +34,7 @@ SCHEMA: Final = 1
 
 METERS: dict[str, str] = {
     "trainable_params": "params",
+    "task_params": "params",
     "total_params": "params",
     "adapter_bytes": "bytes",
     "train_step_ms": "ms",
@@ -54,6 +55,9 @@ METERS: dict[str, str] = {
     "eval_wall_s": "s",
 }
 """Every meter of a record with its unit, in the order in which records list them."""
+
+ADDED = frozenset({"task_params"})
+"""Meters that the first records of this schema do not have."""
 
 
 class RecordError(ValueError):
@@ -229,12 +233,13 @@ class Record(_Model):
         status = info.data.get("status", "ok")
         if unknown := sorted(set(meters) - set(METERS)):
             raise ValueError(f"unknown meter {unknown[0]!r}; known: {', '.join(METERS)}")
-        if status == "ok" and (missing := [name for name in METERS if name not in meters]):
+        if status == "ok" and (missing := [name for name in METERS if name not in {*meters, *ADDED}]):
             raise ValueError(f"missing {', '.join(missing)}: an ok record has every meter, or why it has not")
         for name, meter in meters.items():
             if not isinstance(meter, Unavailable) and meter.unit != METERS[name]:
                 raise ValueError(f"{name} is in {METERS[name]}, got unit {meter.unit!r}")
-        return {name: meters.get(name) or unavailable(f"not measured: the run was {status}") for name in METERS}
+        absent = "this record is older than the meter" if status == "ok" else f"not measured: the run was {status}"
+        return {name: meters.get(name) or unavailable(absent) for name in METERS}
 
     @model_validator(mode="after")
     def _check(self) -> Record:

@@ -21,13 +21,13 @@ import harness
 import methods
 import tasks
 from harness import backbones, leaderboard, meters, prepare, provenance, stats
-from harness.backbones.decoder import DecoderModel
+from harness.backbones.backbone import Backbone
 from harness.evaluate import Evaluation, evaluate
 from harness.plan import CellPlan, Plan
 from harness.prepare import Overlong, TaskData
 from harness.record import Cell, Meter, MetricValue, Record, cell_key, distribution, new_run_id, scalar, unavailable
 from harness.store import Store
-from harness.train import TrainResult, train
+from harness.train import TrainResult, train, trained_parameters
 from methods import Attachment
 from tasks import Metric, Prediction
 
@@ -39,7 +39,7 @@ class Bench:
     """What all cells of a plan share: the loaded backbone, the checked data and where records go."""
 
     plan: Plan
-    model: DecoderModel
+    model: Backbone
     data: Mapping[str, TaskData]
     weights_sha256: str | None
     load_wall_s: float
@@ -110,7 +110,8 @@ def _of_plan(bench: Bench) -> list[Record]:
 def _preflight(bench: Bench, cell: CellPlan) -> Ready:
     """Attach once for the checks that need it; the reason to skip where the backbone lacks something."""
     code = provenance.code(_sources(cell))
-    unmet = cell.method.unmet(bench.model)
+    lacking = sorted(cell.task.needs - bench.model.offers)
+    unmet = f"{bench.model.name} offers no {', '.join(lacking)}" if lacking else cell.method.unmet(bench.model)
     if unmet is not None:
         return Ready(unmet, None, code)
     attachment = cell.method.attach(bench.model, cell.seed)
@@ -141,6 +142,7 @@ def _identity(bench: Bench, cell: CellPlan) -> Cell:
         "train": dataclasses.asdict(cell.train),
         "run": {
             "recipe": plan.recipe,
+            "protocol": plan.protocol,
             "weights": plan.weights,
             "weights_sha256": bench.weights_sha256,
             "precision": plan.precision,
@@ -201,6 +203,9 @@ def _measure(bench: Bench, plan: CellPlan, label: str) -> Outcome:
     run = bench.plan
     accelerator = _accelerator(run)
     attachment = plan.method.attach(bench.model, plan.seed)
+    attachment.keep(bench.model.use_head(lambda: plan.task.head(bench.model), seed=plan.seed))
+    if bench.model.head is not None and not plan.method.trains:
+        bench.model.head.requires_grad_(False)
     try:
         data = bench.data[plan.task_name]
         training, trained = None, None
@@ -250,13 +255,15 @@ def _accelerator(plan: Plan) -> Accelerator:
     return Accelerator(cpu=plan.device == "cpu", mixed_precision=precision)
 
 
-def _sizes(model: DecoderModel, attachment: Attachment) -> dict[str, Meter]:
-    trainable = sum(p.numel() for p in attachment.parameters())
-    backbone = sum(p.numel() for p in model.parameters())
-    state = {name: tensor.cpu().contiguous() for name, tensor in attachment.state_dict().items()}
+def _sizes(model: Backbone, attachment: Attachment) -> dict[str, Meter]:
+    trained = trained_parameters(model, attachment)
+    # By identity: full fine-tuning trains the backbone's own, and peft's lie within the backbone.
+    every = {id(p): p.numel() for p in (*model.parameters(), *attachment.module.parameters(), *trained.values())}
+    state = {name: p.detach().cpu().contiguous() for name, p in trained.items()}
     return {
-        "trainable_params": scalar(trainable, "params"),
-        "total_params": scalar(trainable + backbone, "params"),
+        "trainable_params": scalar(sum(p.numel() for p in trained.values()), "params"),
+        "task_params": scalar(sum(p.numel() for name, p in trained.items() if name.startswith("head.")), "params"),
+        "total_params": scalar(sum(every.values()), "params"),
         "adapter_bytes": scalar(len(safetensors.torch.save(state)) if state else 0, "bytes"),
     }
 
@@ -323,7 +330,7 @@ def _provenance(bench: Bench, plan: CellPlan, ready: Ready, started: datetime) -
     )
 
 
-def _weights_sha256(model: DecoderModel) -> str | None:
+def _weights_sha256(model: Backbone) -> str | None:
     """Hash of the weight files that were loaded; None for random weights."""
     files = [path for folder in model.folders for path in sorted(folder.glob("*.safetensors"))]
     return provenance.hash_files(files) if files else None

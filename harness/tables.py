@@ -60,11 +60,23 @@ def tables(records: Iterable[Record]) -> list[Table]:
 
 
 def _common(record: Record) -> dict[str, Any]:
-    """All options but the method's own; one kind of device is one, whatever its number."""
+    """All options but the method's own, learning rate included; one kind of device is one, whatever its number."""
     options = {name: value for name, value in record.cell.options.items() if name != "method"}
+    if isinstance(train := options.get("train"), dict):
+        options["train"] = {name: value for name, value in train.items() if name != "lr"}
     if isinstance(run := options.get("run"), dict) and "device" in run:
         options["run"] = {**run, "device": str(run["device"]).partition(":")[0]}
     return options
+
+
+def _shown(records: Sequence[Record]) -> dict[str, Any]:
+    """The shared options and the learning rate, by method where they differ."""
+    common = _common(records[0])
+    rates = {record.cell.method: _own(record).get("lr") for record in records}
+    if isinstance(common.get("train"), dict) and set(rates.values()) != {None}:
+        each = ", ".join(f"{method} {show(rate)}" for method, rate in sorted(rates.items()) if rate is not None)
+        common["train"]["lr"] = each if len(set(rates.values())) > 1 else next(iter(rates.values()))
+    return common
 
 
 def _title(key: tuple[str, str, str], commons: Mapping[tuple[str, str, str], dict[str, Any]]) -> str:
@@ -79,7 +91,7 @@ def _table(records: Sequence[Record], title: str) -> Table:
     """Records of one group, sorted by run id."""
     variants: dict[tuple[str, str], list[Record]] = {}
     for record in records:
-        settings = json.dumps(record.cell.options.get("method"), sort_keys=True)
+        settings = json.dumps(_own(record), sort_keys=True)
         variants.setdefault((record.cell.method, settings), []).append(record)
     done, absent, counted = [], [], []
     for (method, settings), runs in variants.items():
@@ -100,12 +112,19 @@ def _table(records: Sequence[Record], title: str) -> Table:
         title=title,
         task=records[0].cell.task,
         backbone=records[0].cell.backbone,
-        common=_common(records[0]),
+        common=_shown(records),
         hardware=sorted({machine for record in counted if (machine := _machine(record))}),
         metrics=metrics,
         rows=sorted(done, key=lambda row: _rank(row, metrics)),
         absent=sorted(absent, key=lambda row: row.method),
     )
+
+
+def _own(record: Record) -> dict[str, Any]:
+    """What a method may choose for itself: its fields and its learning rate."""
+    train = record.cell.options.get("train")
+    rate = {"lr": train["lr"]} if isinstance(train, dict) and "lr" in train else {}
+    return {**(record.cell.options.get("method") or {}), **rate}
 
 
 def _label(method: str, settings: Any, rivals: Sequence[Any]) -> str:

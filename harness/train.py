@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
+from torch import nn
 from tqdm import tqdm
 
-from harness.backbones.decoder import DecoderModel
-from harness.backbones.encoding import IGNORED
+from harness.backbones.backbone import Backbone
 from harness.meters import Stopwatch
 from harness.plan import TrainOptions
-from methods import Attachment, Batch
+from methods import Attachment
 from tasks import Example, Task
 
 BUCKET = 16
@@ -54,9 +55,15 @@ def learning_rate(step: int, *, total: int, options: TrainOptions) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1.0, total - warmup)))
 
 
-def parameter_groups(attachment: Attachment, options: TrainOptions) -> list[dict[str, object]]:
+def trained_parameters(model: Backbone, attachment: Attachment) -> dict[str, nn.Parameter]:
+    """What training changes, by its name in a checkpoint: the method's parameters and the task's own, after `head.`."""
+    head = () if model.head is None else model.head.named_parameters(prefix="head")
+    return dict(attachment.named_parameters()) | {name: p for name, p in head if p.requires_grad}
+
+
+def parameter_groups(trained: Mapping[str, nn.Parameter], options: TrainOptions) -> list[dict[str, object]]:
     """Weight decay on everything but biases and one-dimensional parameters."""
-    named = list(attachment.named_parameters())
+    named = list(trained.items())
     plain = [p for name, p in named if p.ndim <= 1 or name.endswith(".bias")]
     decayed = [p for name, p in named if not (p.ndim <= 1 or name.endswith(".bias"))]
     groups: list[dict[str, object]] = [{"params": decayed, "weight_decay": options.weight_decay}]
@@ -83,7 +90,7 @@ def order(lengths: Sequence[int], batch_size: int, *, steps: int, seed: int) -> 
 
 
 def train(
-    model: DecoderModel,
+    model: Backbone,
     attachment: Attachment,
     task: Task,
     examples: Sequence[Example],
@@ -93,10 +100,10 @@ def train(
     seed: int,
     label: str,
 ) -> TrainResult:
-    """Train the attachment's parameters in place.
+    """Train the attachment's parameters, and the task's own, in place.
 
-    Each step takes `batch_size` examples in `accumulate` parts; a part counts by its labelled tokens, so the
-    gradient is that of the whole batch.
+    Each step takes `batch_size` examples in `accumulate` parts; a part counts by its `Task.weight` (labelled tokens),
+    so the gradient is that of the whole batch.
 
     Raises:
         DivergedError: the loss is NaN or infinite.
@@ -104,7 +111,8 @@ def train(
     set_seed(seed)
     steps = total_steps(len(examples), options)
     rate = options.peak_lr
-    groups = parameter_groups(attachment, options)
+    trained = trained_parameters(model, attachment)
+    groups = parameter_groups(trained, options)
     optimizer = torch.optim.AdamW(groups, lr=rate, betas=(options.beta1, options.beta2))
     optimizer = accelerator.prepare(optimizer)
     attachment.train(True)
@@ -116,7 +124,9 @@ def train(
         watch.restart()
         for group in optimizer.param_groups:
             group["lr"] = rate * learning_rate(step, total=steps, options=options)
-        loss = _step(model, attachment, task, parts, accelerator=accelerator, clip_norm=options.clip_norm)
+        loss = _step(model, task, parts, accelerator=accelerator)
+        if options.clip_norm is not None:
+            accelerator.clip_grad_norm_(list(trained.values()), options.clip_norm)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         if not math.isfinite(loss):
@@ -130,27 +140,17 @@ def train(
     return result
 
 
-def _parts(model: DecoderModel, task: Task, examples: list[Example], accumulate: int) -> list[Batch]:
+def _parts(model: Backbone, task: Task, examples: list[Example], accumulate: int) -> list[Any]:
     size = math.ceil(len(examples) / accumulate)
     return [task.batch(model, examples[i : i + size], train=True) for i in range(0, len(examples), size)]
 
 
-def _step(
-    model: DecoderModel,
-    attachment: Attachment,
-    task: Task,
-    parts: Sequence[Batch],
-    *,
-    accelerator: Accelerator,
-    clip_norm: float | None,
-) -> float:
-    weights = [int((part.labels[:, 1:] != IGNORED).sum()) or len(part.labels) for part in parts]
+def _step(model: Backbone, task: Task, parts: Sequence[Any], *, accelerator: Accelerator) -> float:
+    weights = [task.weight(part) for part in parts]
     loss = 0.0
     for part, weight in zip(parts, weights, strict=True):
         with accelerator.autocast():
             share = task.loss(model, part) * (weight / sum(weights))
         accelerator.backward(share)
         loss += float(share.detach())
-    if clip_norm is not None:
-        accelerator.clip_grad_norm_(list(attachment.parameters()), clip_norm)
     return loss

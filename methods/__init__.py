@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 M = TypeVar("M", bound="nn.Module")
-Tower = Literal["llm", "vision"]
+Tower = Literal["llm", "vision", "encoder"]
+"""The parts of a backbone: a decoder LLM and its vision tower, or one encoder for both modalities."""
+Reads = Literal["normed", "raw"]
 Branch = Callable[["Tensor"], "Tensor"]
 ImageHook = Callable[["Images"], "Tensor | None"]
 ENTRY_POINTS = "vltune.methods"
@@ -101,7 +103,9 @@ class Shape:
 class VLModel(ABC):
     """A frozen vision encoder and language model with named sites where a method may plug in.
 
-    `offers` names the sites: `llm.input`, `llm.ffn`, `llm.linear`, `vision.ffn`, `vision.cls`.
+    `offers` names the sites: of a decoder `llm.input`, `llm.ffn`, `llm.block`, `llm.linear`, `llm.weights`,
+    `vision.ffn`, `vision.cls`, `vision.weights`; of an encoder of both modalities `encoder.ffn`, `encoder.block`,
+    `encoder.linear`, `encoder.weights`. What a task needs is among them too: `decode` (token by token), `embed`.
     """
 
     name: str
@@ -117,8 +121,31 @@ class VLModel(ABC):
         """
 
     @abstractmethod
-    def on_ffn(self, tower: Tower, layer: int, branch: Branch) -> Handle:
-        """Add `branch(n)` to the residual stream beside the feed-forward network that reads the normed n."""
+    def on_ffn(self, tower: Tower, layer: int, branch: Branch, *, reads: Reads = "normed") -> Handle:
+        """Add `branch(x)` to the residual stream beside a feed-forward network.
+
+        x is what that network reads: the normed stream, or the `raw` residual stream before its norm.
+        """
+
+    @abstractmethod
+    def on_block(self, tower: Tower, layer: int, branch: Branch) -> Handle:
+        """Add `branch(h)` to the output h of a whole block; branches of `on_ffn` are part of h."""
+
+    @property
+    @abstractmethod
+    def visual_tokens(self) -> Tensor:
+        """[B, S] bool: which tokens of the sequence now passing through `llm` or `encoder` stand for pictures.
+
+        To be read inside a branch, during a forward.
+        """
+
+    @abstractmethod
+    def tower(self, tower: Tower) -> nn.Module:
+        """The tower itself, for methods that wrap its linear layers and put them back when they detach."""
+
+    @abstractmethod
+    def unfreeze(self, tower: Tower) -> Handle:
+        """Let training change the tower's own weights, as float32 copies; `remove` puts the frozen ones back."""
 
     @abstractmethod
     def withhold_images(self) -> Handle:
@@ -137,7 +164,8 @@ class Attachment:
     """A method attached to one model: owns the trained parameters and the way back.
 
     Args:
-        module: holds every parameter of the method, trained or not; its names are the names in checkpoints.
+        module: holds every parameter of the method; its names are the names in checkpoints. Frozen parameters in it
+            (of a wrapped backbone) are neither trained nor saved.
         handles: what `detach` removes, in reverse order.
     """
 
@@ -158,8 +186,8 @@ class Attachment:
         self.module.train(mode)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Detached tensors by name, as saved."""
-        return {name: tensor.detach() for name, tensor in self.module.state_dict().items()}
+        """Detached tensors of the trained parameters by name, as saved."""
+        return {name: parameter.detach() for name, parameter in self.named_parameters()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Load what `state_dict` gave.
@@ -167,15 +195,16 @@ class Attachment:
         Raises:
             ValueError: a key is missing or unknown, or a shape differs; names the key and both shapes.
         """
-        own = self.module.state_dict()
+        own = dict(self.named_parameters())
         if missing := sorted(set(own) - set(state)):
             raise ValueError(f"state lacks {missing[0]!r} (and {len(missing) - 1} more)")
         if extra := sorted(set(state) - set(own)):
             raise ValueError(f"state has unknown {extra[0]!r} (and {len(extra) - 1} more)")
-        for name, tensor in own.items():
-            if tensor.shape != state[name].shape:
-                raise ValueError(f"{name!r} has shape {tuple(state[name].shape)}, expected {tuple(tensor.shape)}")
-        self.module.load_state_dict(state)
+        for name, parameter in own.items():
+            if parameter.shape != state[name].shape:
+                raise ValueError(f"{name!r} has shape {tuple(state[name].shape)}, expected {tuple(parameter.shape)}")
+        for name, parameter in own.items():
+            parameter.data.copy_(state[name])
 
     def keep(self, handle: Handle) -> None:
         """Let `detach` remove one more handle."""
@@ -218,7 +247,7 @@ class Method(ABC):
 
 def _check_limits(field: dataclasses.Field[Any], value: Any) -> None:
     limits = field.metadata
-    for item in value if isinstance(value, tuple) else (value,):
+    for item in value if isinstance(value, tuple) else () if value is None else (value,):
         if "low" in limits and item < limits["low"]:
             raise ValueError(f"{field.name} must be at least {limits['low']}, got {item}")
         if "high" in limits and item > limits["high"]:

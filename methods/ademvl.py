@@ -13,11 +13,10 @@ from typing import ClassVar
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional as F
 
 from methods import Attachment, Images, Insert, Method, VLModel, setting
 from methods.kernels.memory_read import memory_read
-from methods.layers import Memory, Projector, SlotEmbeddings, attach_branches, scatter_rows, vision_adapters
+from methods.layers import Memory, Projector, SlotEmbeddings, attach_branches, pool_grid, scatter_rows, vision_adapters
 
 CODE = "authors' train script (commit cec09b8)"
 
@@ -90,10 +89,5 @@ def pool(patches: Float[Tensor, "N P C"], scales: tuple[int, ...]) -> Float[Tens
     Deviation: a scale equal to P leaves the patches as they are (the authors' code does so for 256 only, whatever
     the grid, which is the same at their size).
     """
-    side = math.isqrt(patches.shape[1])
-    grid = patches.mT.unflatten(2, (side, side))
-    pooled = [
-        patches if scale == patches.shape[1] else F.adaptive_avg_pool2d(grid, math.isqrt(scale)).flatten(2).mT
-        for scale in scales
-    ]
+    pooled = [pool_grid(patches, scale) for scale in scales]
     return torch.cat(pooled, dim=1)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
 ENTRY_POINTS = "vltune.tasks"
 
@@ -32,11 +32,16 @@ class DataError(ValueError):
 
 
 class Model(Protocol):
-    """What a task may ask of a backbone with a method attached to it."""
+    """What a task may ask of a backbone with a method attached to it.
+
+    `head` is what `Task.head` made for this run, or None. `embed_width` is the width of `embed`.
+    """
 
     image_size: int
     image_mean: tuple[float, float, float]
     image_std: tuple[float, float, float]
+    embed_width: int
+    head: nn.Module | None
 
     def encode(self, prompts: Sequence[str], *, answers: Sequence[str] | None, images: Sequence[Tensor | None]) -> Any:
         """A batch of texts with their images ([3, H, W] float tensors, or None); labels only on answers."""
@@ -47,8 +52,18 @@ class Model(Protocol):
     def continuation_logprobs(self, batch: Any, continuations: Sequence[Sequence[str]]) -> list[list[float]]:
         """Summed log-probability of each continuation text after its row's prompt."""
 
-    def generate(self, batch: Any, *, max_new_tokens: int) -> list[str]:
-        """Greedy decoding; the new text of each row, special tokens removed."""
+    def generate(self, batch: Any, *, max_new_tokens: int, beams: int = 1, length_penalty: float = 1.0) -> list[str]:
+        """The new text of each row, special tokens removed: greedy, or the best of a beam search.
+
+        Beams are ranked by their summed log-probability / length ** length_penalty.
+        """
+
+    def embed(self, batch: Any) -> Tensor:
+        """[B, embed_width] float32, not normalised: what the model makes of each row.
+
+        A decoder gives the last hidden state (after the final norm) of a row's last token. An encoder of both
+        modalities gives that of its first token, and reads of a row with an image the image alone.
+        """
 
 
 @dataclass(frozen=True)
@@ -61,7 +76,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the model answered for one example; JSON-serialisable through `dataclasses.asdict`."""
+    """What the model answered for one example; JSON-serialisable by `dataclasses.asdict`; tasks may subclass it."""
 
     id: str
     output: str
@@ -87,9 +102,15 @@ def setting(default: Any, doc: str, **metadata: Any) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Task(ABC):
-    """One task; its fields are its options. A file in tasks/ defines exactly one concrete subclass."""
+    """One task; its fields are its options. A file in tasks/ defines exactly one concrete subclass.
+
+    `needs` names what of a backbone it uses (see `methods.VLModel.offers`); `divisible` says whether the loss of a
+    batch is the mean over its parts, so that gradients may be accumulated.
+    """
 
     primary: ClassVar[str] = "accuracy"
+    needs: ClassVar[frozenset[str]] = frozenset({"decode"})
+    divisible: ClassVar[bool] = True
 
     split: str = setting("test", "what evaluation uses", choices=("test", "val"))
     overlong: str = setting(
@@ -122,6 +143,14 @@ class Task(ABC):
             DataError: pictures that are missing or broken; names the first and says how many.
         """
 
+    def head(self, model: Model) -> nn.Module | None:
+        """Parameters of the task's own, trained together with the method's; None for a task without any.
+
+        Built once per cell under the cell's seed; the harness puts it on the model's device as `model.head`. A
+        parameter with `requires_grad` off stays as it is.
+        """
+        return None
+
     @abstractmethod
     def texts(self, examples: Sequence[Example], *, train: bool) -> list[tuple[str, str]]:
         """(prompt, answer) of each example; the answer is empty at evaluation."""
@@ -134,9 +163,17 @@ class Task(ABC):
     def loss(self, model: Model, batch: Any) -> Tensor:
         """The training loss of one batch."""
 
+    def weight(self, batch: Any) -> int:
+        """How many equal terms the loss of this batch is the mean of: its labelled tokens, for `model.loss`."""
+        return max(1, int((batch.labels[:, 1:] >= 0).sum()))
+
     @abstractmethod
     def predict(self, model: Model, batch: Any, examples: Sequence[Example]) -> list[Prediction]:
         """One prediction per example; depends on that example alone."""
+
+    def conclude(self, predictions: Sequence[Prediction], examples: Sequence[Example]) -> list[Prediction]:
+        """What is recorded and scored, once all predictions are there; a task that ranks examples does it here."""
+        return list(predictions)
 
     @abstractmethod
     def score(self, predictions: Sequence[Prediction], examples: Sequence[Example]) -> dict[str, Metric]:

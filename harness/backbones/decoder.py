@@ -6,19 +6,22 @@ token, so a prediction depends on its row alone and attention needs no mask.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import DynamicCache, PreTrainedModel
 
+from harness.backbones.backbone import Backbone, Undo
+from harness.backbones.decoding import Decoding, beam_search, greedy
 from harness.backbones.encoding import IGNORED, TextEncoder
 from harness.backbones.vision import VisionTower
-from methods import Batch, Branch, Handle, ImageHook, Images, Insert, M, Shape, Tower, VLModel
+from methods import Batch, Branch, Handle, ImageHook, Images, Insert, Reads, Shape, Tower
 
 
 @dataclass(frozen=True)
@@ -31,28 +34,16 @@ class Normalisation:
 
 @dataclass(frozen=True)
 class Inputs:
-    """What the decoder reads after insertion: right-padded embeddings, real lengths and labels of each row."""
+    """What the decoder reads after insertion: right-padded embeddings, real lengths, labels, visual tokens marked."""
 
     embeds: Float[Tensor, "B S D"]
     lengths: Int[Tensor, "B"]
     labels: Int[Tensor, "B S"]
+    visual: Bool[Tensor, "B S"]
 
 
-@dataclass(frozen=True)
-class Decoding:
-    """Where greedy decoding stands: next-token logits [B, V], key-value cache, its mask, next positions."""
-
-    logits: Float[Tensor, "B V"]
-    cache: DynamicCache
-    visible: Int[Tensor, "B W"]
-    positions: Int[Tensor, "B"]
-
-
-class DecoderModel(VLModel):
-    """See `methods.VLModel` for the sites and `tasks.Model` for what tasks call.
-
-    `folders` holds the weight files that were loaded; it is empty for random weights.
-    """
+class DecoderModel(Backbone):
+    """See `methods.VLModel` for the sites and `tasks.Model` for what tasks call."""
 
     def __init__(
         self,
@@ -65,7 +56,11 @@ class DecoderModel(VLModel):
     ) -> None:
         self.name, self.llm, self.vision, self.text, self.folders = name, llm, vision, text, folders
         self.image_size, self.image_mean, self.image_std = vision.image_size, images.mean, images.std
-        self.offers = frozenset({"llm.input", "llm.ffn", "llm.linear", "vision.ffn"})
+        self.embed_width = llm.config.hidden_size
+        self.offers = frozenset(
+            {"llm.input", "llm.ffn", "llm.block", "llm.linear", "llm.weights", "vision.ffn", "vision.weights"}
+            | {"decode", "embed"}
+        )
         if vision.has_cls:
             self.offers |= {"vision.cls"}
         self.shape = Shape(
@@ -83,6 +78,7 @@ class DecoderModel(VLModel):
         self._without_image: tuple[int, ...] = ()
         self._own_tokens = 0
         self._withheld = 0
+        self._visual: Tensor | None = None
 
     @property
     def device(self) -> torch.device:
@@ -94,8 +90,13 @@ class DecoderModel(VLModel):
         """What the frozen weights are kept in."""
         return self.llm.dtype
 
+    @property
+    def max_length(self) -> int:
+        """See `Backbone.max_length`."""
+        return self.text.max_length
+
     def parameters(self) -> list[nn.Parameter]:
-        """The backbone's own parameters, each once; methods' parameters are not among them."""
+        """See `Backbone.parameters`."""
         return [*self.llm.parameters(), *self.vision.parameters()]
 
     # Sites ----------------------------------------------------------------------------------------------------
@@ -112,32 +113,48 @@ class DecoderModel(VLModel):
         self._image_hook, self._own_tokens = hook, insert.tokens
         self._with_image = (*self.text.ids(insert.before), *[self.text.pad_id] * insert.tokens)
         self._without_image = self.text.ids(insert.without_image)
-        return _Undo(self._forget_images)
+        return Undo(self._forget_images)
 
-    def on_ffn(self, tower: Tower, layer: int, branch: Branch) -> Handle:
+    def on_ffn(self, tower: Tower, layer: int, branch: Branch, *, reads: Reads = "normed") -> Handle:
         """See `VLModel.on_ffn`."""
         if tower == "vision":
-            reader, writer = self.vision.ffn_site(layer)
+            norm, reader, writer = self.vision.ffn_site(layer)
         else:
-            reader = writer = self.llm.model.layers[layer].mlp
+            block = self.llm.model.layers[layer]
+            norm, reader, writer = block.post_attention_layernorm, block.mlp, block.mlp
+        if reads == "raw":
+            reader = norm
         if reader is writer:
             return reader.register_forward_hook(lambda _, args, out: out + branch(args[0]).to(out.dtype))
         added: list[Tensor] = []
         reading = reader.register_forward_pre_hook(lambda _, args: added.append(branch(args[0])))
         writing = writer.register_forward_hook(lambda _, args, out: out + added.pop().to(out.dtype))
-        return _Undo(reading.remove, writing.remove)
+        return Undo(reading.remove, writing.remove)
+
+    def on_block(self, tower: Tower, layer: int, branch: Branch) -> Handle:
+        """See `VLModel.on_block`."""
+        blocks = self.vision.blocks if tower == "vision" else self.llm.model.layers
+        return blocks[layer].register_forward_hook(lambda _, args, out: out + branch(out).to(out.dtype))
+
+    @property
+    def visual_tokens(self) -> Tensor:
+        """See `VLModel.visual_tokens`.
+
+        Raises:
+            RuntimeError: read before any forward.
+        """
+        if self._visual is None:
+            raise RuntimeError("visual_tokens is known during a forward only")
+        return self._visual
+
+    def tower(self, tower: Tower) -> nn.Module:
+        """See `VLModel.tower`."""
+        return self.vision if tower == "vision" else self.llm
 
     def withhold_images(self) -> Handle:
         """See `VLModel.withhold_images`."""
         self._withheld += 1
-        return _Undo(self._stop_withholding)
-
-    def build(self, factory: Callable[[], M], *, seed: int) -> M:
-        """See `VLModel.build`."""
-        dtype = torch.float64 if self.dtype == torch.float64 else torch.float32
-        with torch.random.fork_rng(devices=[]), torch.device("meta" if self.device.type == "meta" else "cpu"):
-            torch.default_generator.manual_seed(seed)
-            return factory().to(device=self.device, dtype=dtype).eval()
+        return Undo(self._stop_withholding)
 
     def _forget_images(self) -> None:
         self._image_hook, self._own_tokens, self._with_image, self._without_image = None, 0, (), ()
@@ -149,11 +166,11 @@ class DecoderModel(VLModel):
 
     @property
     def room(self) -> int:
-        """Tokens of text that fit beside what the attached method inserts."""
+        """See `Backbone.room`."""
         return self.text.max_length - self._widest
 
     def text_length(self, prompt: str, answer: str | None) -> int:
-        """Tokens of one row before any cut, to compare with `room`."""
+        """See `Backbone.text_length`."""
         return self.text.length(prompt, answer)
 
     def encode(
@@ -189,7 +206,7 @@ class DecoderModel(VLModel):
         """Run the vision tower and the method's image hook, and lay out the decoder's input."""
         embeds = self.llm.get_input_embeddings()(batch.input_ids)
         if self._image_hook is None:
-            return Inputs(embeds, batch.lengths, batch.labels)
+            return _plain(embeds, batch)
         rows = batch.image_rows[:0] if self._withheld else batch.image_rows
         tokens = self._image_hook(Images(self._features(batch, rows), rows, len(embeds), self.vision.has_cls))
         return self._inserted(batch, embeds, rows, tokens)
@@ -202,7 +219,7 @@ class DecoderModel(VLModel):
 
     def _inserted(self, batch: Batch, embeds: Tensor, rows: Tensor, tokens: Tensor | None) -> Inputs:
         if not self._widest:
-            return Inputs(embeds, batch.lengths, batch.labels)
+            return _plain(embeds, batch)
         block = self._insert_block(len(embeds), rows, tokens)
         counts = torch.full((len(embeds),), len(self._without_image), device=self.device)
         counts[rows] = len(self._with_image)
@@ -215,7 +232,11 @@ class DecoderModel(VLModel):
         laid = torch.cat([embeds, block.to(embeds.dtype)], dim=1)
         laid = laid.gather(1, source[..., None].expand(-1, -1, laid.shape[2]))
         unlabelled = inside | (position >= lengths[:, None])
-        return Inputs(laid, lengths, batch.labels.gather(1, shifted).masked_fill(unlabelled, IGNORED))
+        labels = batch.labels.gather(1, shifted).masked_fill(unlabelled, IGNORED)
+        visual = torch.zeros_like(inside)
+        end = start + len(self._with_image)
+        visual[rows, end - self._own_tokens : end] = True
+        return Inputs(laid, lengths, labels, visual)
 
     def _insert_block(self, batch_size: int, rows: Tensor, tokens: Tensor | None) -> Tensor:
         """[B, widest, D]: the embeddings to insert, left-aligned."""
@@ -235,7 +256,11 @@ class DecoderModel(VLModel):
 
     def hidden(self, inputs: Inputs) -> Float[Tensor, "B S D"]:
         """Final hidden states (after the last norm) at every position."""
-        return self.llm.model(inputs_embeds=inputs.embeds, use_cache=False).last_hidden_state  # type: ignore[no-any-return]
+        return self._read(inputs.embeds, inputs.visual, use_cache=False)
+
+    def _read(self, embeds: Tensor, visual: Tensor, **options: Any) -> Tensor:
+        self._visual = visual
+        return self.llm.model(inputs_embeds=embeds, **options).last_hidden_state  # type: ignore[no-any-return]
 
     def logits(self, batch: Batch) -> Float[Tensor, "B S V"]:
         """Next-token logits at every position, inserted ones included; for tests and studies."""
@@ -287,37 +312,45 @@ class DecoderModel(VLModel):
         """Read the prompts and give the logits of the first new token."""
         inputs = self.inputs(batch)
         cache = DynamicCache(config=self.llm.config)
-        out = self.llm.model(inputs_embeds=inputs.embeds, past_key_values=cache, use_cache=True)
+        hidden = self._read(inputs.embeds, inputs.visual, past_key_values=cache, use_cache=True)
         width = inputs.embeds.shape[1]
         visible = (torch.arange(width, device=self.device) < inputs.lengths[:, None]).long()
-        return Decoding(self._last_logits(out.last_hidden_state, inputs.lengths), cache, visible, inputs.lengths)
+        return Decoding(self._last_logits(hidden, inputs.lengths), cache, visible, inputs.lengths)
 
     @torch.inference_mode()
     def step(self, state: Decoding, tokens: Int[Tensor, "B"]) -> Decoding:
         """Append one token to every row and give the logits of the next one."""
         visible = F.pad(state.visible, (0, 1), value=1)
-        out = self.llm.model(
-            inputs_embeds=self.llm.get_input_embeddings()(tokens[:, None]),
+        hidden = self._read(
+            self.llm.get_input_embeddings()(tokens[:, None]),
+            torch.zeros_like(tokens[:, None], dtype=torch.bool),
             attention_mask=visible,
             position_ids=state.positions[:, None],
             past_key_values=state.cache,
             use_cache=True,
         )
-        ends = torch.ones_like(state.positions)
-        logits = self._last_logits(out.last_hidden_state, ends)
+        logits = self._last_logits(hidden, torch.ones_like(state.positions))
         return Decoding(logits, state.cache, visible, state.positions + 1)
 
     @torch.inference_mode()
-    def generate(self, batch: Batch, *, max_new_tokens: int) -> list[str]:
+    def generate(self, batch: Batch, *, max_new_tokens: int, beams: int = 1, length_penalty: float = 1.0) -> list[str]:
         """See `tasks.Model.generate`."""
-        state = self.prefill(batch)
-        chosen = [state.logits.argmax(dim=-1)]
-        ended = torch.isin(chosen[0], torch.tensor(self.text.eos, device=self.device))
-        while len(chosen) < max_new_tokens and not ended.all():
-            state = self.step(state, chosen[-1])
-            chosen.append(state.logits.argmax(dim=-1))
-            ended |= torch.isin(chosen[-1], torch.tensor(self.text.eos, device=self.device))
-        return [self.text.decode(row) for row in torch.stack(chosen, dim=1).tolist()]
+        if beams > 1:
+            chosen = beam_search(self, batch, max_new_tokens=max_new_tokens, beams=beams, length_penalty=length_penalty)
+        else:
+            chosen = greedy(self, batch, max_new_tokens=max_new_tokens)
+        return [self.text.decode(row) for row in chosen]
+
+    def embed(self, batch: Batch) -> Float[Tensor, "B D"]:
+        """See `tasks.Model.embed`."""
+        inputs = self.inputs(batch)
+        hidden = self.hidden(inputs)[torch.arange(len(inputs.lengths), device=self.device), inputs.lengths - 1]
+        return hidden.to(torch.promote_types(hidden.dtype, torch.float32))
+
+
+def _plain(embeds: Tensor, batch: Batch) -> Inputs:
+    """A batch into which nothing is inserted."""
+    return Inputs(embeds, batch.lengths, batch.labels, torch.zeros_like(batch.input_ids, dtype=torch.bool))
 
 
 def select(batch: Batch, row: int) -> Batch:
@@ -331,14 +364,3 @@ def select(batch: Batch, row: int) -> Batch:
         batch.pixel_values[image],
         torch.zeros_like(batch.image_rows[image]),
     )
-
-
-class _Undo:
-    """A handle that runs each of its steps once."""
-
-    def __init__(self, *steps: Callable[[], None]) -> None:
-        self._steps = list(steps)
-
-    def remove(self) -> None:
-        while self._steps:
-            self._steps.pop()()

@@ -38,10 +38,12 @@ class VisionTower(nn.Module):
         found = self.encoder.encoder
         return found.layer if self.is_dinov2 else found.layers  # type: ignore[no-any-return]
 
-    def ffn_site(self, layer: int) -> tuple[nn.Module, nn.Module]:
-        """(module that reads the normed stream, module whose output joins the residual stream)."""
+    def ffn_site(self, layer: int) -> tuple[nn.Module, nn.Module, nn.Module]:
+        """Norm before the feed-forward network, what reads its output, and what writes into the residual stream."""
         block: Any = self.blocks[layer]
-        return block.mlp, (block.layer_scale2 if self.is_dinov2 else block.mlp)
+        if self.is_dinov2:
+            return block.norm2, block.mlp, block.layer_scale2
+        return block.layer_norm2, block.mlp, block.mlp
 
     def forward(self, pixel_values: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N tokens C"]:
         """[N, 1 + P, C] with the CLS token first, or [N, P, C] without one."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -9,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from methods import Handle, VLModel
+from methods import Handle, Images, Insert, VLModel
 
 VISION_ADAPTER_SCALE = 0.1  # fixed in the authors' vision towers; not the methods' alpha
 
@@ -31,6 +32,53 @@ class Projector(nn.Module):
     def forward(self, features: Float[Tensor, "N P C"]) -> Float[Tensor, "N P D"]:
         """Project every token on its own."""
         return self.fc2(F.silu(self.fc1(features)))  # type: ignore[no-any-return]
+
+
+class VisualPrompt(nn.Module):
+    """fc2(gelu(fc1(x))) of patches averaged to a smaller square grid: visual tokens for the input sequence.
+
+    Source: LLaVA-1.5's `mlp2x_gelu` projector (fc1 and fc2 are its layers 0 and 2), initialised as torch does.
+    """
+
+    def __init__(self, vision_width: int, llm_width: int, *, tokens: int, hidden: int | None = None) -> None:
+        super().__init__()
+        self.tokens = tokens
+        self.fc1 = nn.Linear(vision_width, hidden or llm_width)
+        self.fc2 = nn.Linear(hidden or llm_width, llm_width)
+
+    def forward(self, patches: Float[Tensor, "N P C"]) -> Float[Tensor, "N tokens D"]:
+        """Project the pooled patches; they keep their row-major order."""
+        return self.fc2(F.gelu(self.fc1(pool_grid(patches, self.tokens))))  # type: ignore[no-any-return]
+
+
+def pool_grid(patches: Float[Tensor, "N P C"], tokens: int) -> Float[Tensor, "N {tokens} C"]:
+    """Average the square, row-major patch grid to a square grid of `tokens`; P tokens are the patches themselves."""
+    if tokens == patches.shape[1]:
+        return patches
+    side = math.isqrt(patches.shape[1])
+    return F.adaptive_avg_pool2d(patches.mT.unflatten(2, (side, side)), math.isqrt(tokens)).flatten(2).mT
+
+
+def attach_visual_prompt(model: VLModel, prompt: VisualPrompt) -> Handle:
+    """Insert the visual tokens after BOS into every row with an image; rows without one stay as they are."""
+
+    def read(images: Images) -> Tensor:
+        return prompt(images.patches)  # type: ignore[no-any-return]
+
+    return model.on_images(read, insert=Insert(tokens=prompt.tokens))
+
+
+def prompt_tokens(model: VLModel, tokens: int | None) -> int:
+    """How many visual tokens to insert: `tokens`, or as many as there are patches."""
+    return model.shape.patches if tokens is None else tokens
+
+
+def prompt_unmet(model: VLModel, tokens: int | None, *, field: str) -> str | None:
+    """Why `tokens` visual tokens cannot be made of the model's patches, or None."""
+    wanted = prompt_tokens(model, tokens)
+    if math.isqrt(wanted) ** 2 != wanted or wanted > model.shape.patches:
+        return f"{field}={wanted} is no square number up to the {model.shape.patches} patches of {model.name}"
+    return None
 
 
 class VisionAdapter(nn.Module):
@@ -95,6 +143,8 @@ class Memory:
                 raise RuntimeError("a layer reads the memory before the image hook has written it")
             if self._keys.dtype != x.dtype:
                 self._keys, self._values = self._keys.to(x.dtype), self._values.to(x.dtype)
-            return read(x, self._keys, self._values)
+            # Beams of one row lie side by side in the batch and read the same memory, as more tokens of that row.
+            folded = x.reshape(len(self._keys), -1, x.shape[2])
+            return read(folded, self._keys, self._values).reshape(x.shape)
 
         return branch

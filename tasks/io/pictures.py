@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from random import Random
 from typing import NamedTuple
 
 import numpy as np
@@ -25,6 +27,9 @@ class Norm(NamedTuple):
 
 IMAGENET = Norm((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CLIP = Norm((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+
+Square = Callable[[Image.Image, int], Image.Image]
+"""Makes a square picture of the given side in pixels."""
 
 # All that Pillow raises on broken bytes: its own errors are OSErrors, its decoders let the others through.
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, Image.DecompressionBombError)
@@ -74,9 +79,11 @@ class PictureMemory:
             raise DataError(f"{faults[0]} ({len(faults)} of {len(used)} pictures are bad)")
 
     def batch(
-        self, paths: Sequence[Path | None], size: int, norm: Norm
+        self, paths: Sequence[Path | None], size: int, norm: Norm, *, square: Square | None = None
     ) -> list[Float[Tensor, "3 {size} {size}"] | None]:
         """The normalised float32 pictures of one batch, None where there is none.
+
+        With `square` (an augmentation) every picture is decoded anew and made square by it; none of that is kept.
 
         Raises:
             DataError: a picture is missing or broken.
@@ -84,28 +91,62 @@ class PictureMemory:
         rows = [row for row, path in enumerate(paths) if path is not None]
         result: list[Tensor | None] = [None] * len(paths)
         if rows:
-            pixels = torch.stack([self.pixels(path, size) for path in paths if path is not None])
+            used = [path for path in paths if path is not None]
+            pixels = torch.stack(
+                [read_picture(path, size, square=square) if square else self.pixels(path, size) for path in used]
+            )
             for row, picture in zip(rows, normalise(pixels, norm), strict=True):
                 result[row] = picture
         return result
 
 
-def read_picture(path: Path, size: int) -> UInt8[Tensor, "3 {size} {size}"]:
-    """Decode, convert to RGB (transparency is dropped) and squash to a square, bicubic.
+def squash(picture: Image.Image, size: int) -> Image.Image:
+    """The whole picture as a square, bicubic; its proportions are lost.
+
+    Source: the authors' ScienceQA and COCO data sets: torchvision's Resize((size, size), BICUBIC) on a PIL image.
+    """
+    return picture.resize((size, size), Image.Resampling.BICUBIC)
+
+
+def crop_and_flip(picture: Image.Image, size: int, *, rng: Random) -> Image.Image:
+    """Crop 50-100 % of the area with sides 3:4 to 4:3, squash that to a square, bicubic, and mirror every second one.
+
+    Source: torchvision's RandomResizedCrop(size, scale=(0.5, 1), BICUBIC) and RandomHorizontalFlip as in ADEM-VL's
+    caption training: ten tries, then the largest centred crop of allowed proportions.
+    """
+    square = squash(picture.crop(_random_box(*picture.size, rng)), size)
+    return square.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if rng.random() < 0.5 else square
+
+
+def _random_box(width: int, height: int, rng: Random) -> tuple[int, int, int, int]:
+    low, high = 3 / 4, 4 / 3
+    for _ in range(10):
+        area = width * height * rng.uniform(0.5, 1.0)
+        ratio = math.exp(rng.uniform(math.log(low), math.log(high)))
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            left, top = rng.randint(0, width - w), rng.randint(0, height - h)
+            return left, top, left + w, top + h
+    w, h = min(width, round(height * high)), min(height, round(width / low))
+    left, top = (width - w) // 2, (height - h) // 2
+    return left, top, left + w, top + h
+
+
+def read_picture(path: Path, size: int, *, square: Square = squash) -> UInt8[Tensor, "3 {size} {size}"]:
+    """Decode, convert to RGB (transparency is dropped) and make square.
 
     Raises:
         DataError: the picture is missing or broken.
-    Source: the authors' ScienceQA and COCO data sets: torchvision's Resize((size, size), BICUBIC) on a PIL image.
     """
     try:
         with Image.open(path) as picture:
-            square = picture.convert("RGB").resize((size, size), Image.Resampling.BICUBIC)
+            pixels = np.array(square(picture.convert("RGB"), size))
     except FileNotFoundError:
         raise DataError(f"{path}: missing picture; fetch it again") from None
     except _BROKEN as error:
         reason = "not a picture" if isinstance(error, UnidentifiedImageError) else error
         raise DataError(f"{path}: picture cannot be decoded ({reason}); fetch it again") from None
-    return torch.from_numpy(np.array(square)).permute(2, 0, 1).contiguous()
+    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 
 def normalise(pixels: UInt8[Tensor, "N 3 H W"], norm: Norm) -> Float[Tensor, "N 3 H W"]:

@@ -6,15 +6,13 @@ no two problems show the same scene, within or across splits.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
 from . import text
+from .folder import all_sizes, ensure_folder
 from .render import render
 from .world import VERSION as WORLD_VERSION
 from .world import Scene, sample_scene
@@ -132,28 +130,12 @@ def write(root: Path, *, train: int, val: int, test: int, seed: int = 0) -> None
 def ensure(cache_root: Path, *, seed: int = 0, **sizes: int) -> Path:
     """The folder of the data set of these sizes (by default DEFAULT_SIZES), written on first use.
 
-    It is written beside and renamed when complete, so that a killed write leaves no half data set behind.
+    Raises:
+        ValueError: an unknown split, or a negative size.
     """
-    wanted = DEFAULT_SIZES | sizes
-    if unknown := set(wanted) - set(DEFAULT_SIZES):
-        raise ValueError(f"unknown splits {sorted(unknown)}; known: {', '.join(DEFAULT_SIZES)}")
-    key = json.dumps([VERSION, wanted, seed], sort_keys=True)
-    target = cache_root / f"mini-scienceqa-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
-    if target.is_dir():
-        return target
-    cache_root.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=cache_root))
-    try:
-        write(partial, **wanted, seed=seed)
-        partial.chmod(0o755)
-        try:
-            partial.rename(target)
-        except OSError:
-            if not target.is_dir():
-                raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return target
+    wanted = all_sizes(DEFAULT_SIZES, sizes)
+    key = [VERSION, wanted, seed]
+    return ensure_folder(cache_root, "mini-scienceqa", key, lambda folder: write(folder, **wanted, seed=seed))
 
 
 def _pose(rng: Random, shown: set[str]) -> tuple[Scene, text.Question]:

@@ -17,6 +17,9 @@ HINT_SKILLS = ("owner", "price", "finding")
 PLAIN_SKILLS = ("opposite", "past", "animal", "capital")
 SKILLS = IMAGE_SKILLS + HINT_SKILLS + PLAIN_SKILLS
 
+MAX_CAPTION_WORDS = 16
+"""So that a caption with its comma, full stop and end fits the 20 tokens that captioning generates."""
+
 VAGUE_CAPTIONS = (
     "A picture of some things.",
     "A drawing of a scene.",
@@ -64,6 +67,20 @@ def captions(scene: Scene, rng: Random, count: int = 5) -> list[str]:
     found: dict[str, None] = {}
     while len(found) < count:
         found.setdefault(_caption(scene, rng))
+    return list(found)
+
+
+def varied_captions(scene: Scene, rng: Random, count: int = 5) -> list[str]:
+    """Distinct captions as people would give: each leaves out some properties, in various orders and words.
+
+    All name the kind of things with their colour or number; only words that the mini tokenizer knows whole, and at most
+    MAX_CAPTION_WORDS of them.
+    """
+    found: dict[str, None] = {}
+    while len(found) < count:
+        caption = _varied_caption(scene, rng)
+        if len(caption.split()) <= MAX_CAPTION_WORDS:
+            found.setdefault(caption)
     return list(found)
 
 
@@ -168,6 +185,45 @@ def _caption(scene: Scene, rng: Random) -> str:
     )
 
 
+def _varied_caption(scene: Scene, rng: Random) -> str:
+    told = set(rng.sample(("place", "weather", "edges"), rng.choices((1, 2, 3), (15, 55, 30))[0]))
+    thing = _thing(scene, rng, whole=len(told) == 1)
+    place = rng.choice(_PLACE_PHRASES[scene.place]) if "place" in told else ""
+    weather = rng.choice(_WEATHER_PHRASES[scene.weather]) if "weather" in told else ""
+    around = [part for part in (place, weather) if part]
+    if rng.random() < 0.4:
+        around.reverse()
+    edges = rng.choice(_EDGES).format(left=scene.left, right=scene.right) if "edges" in told else ""
+    orders = ["thing", "thing", "around"] if around else ["thing"]
+    orders += ["edges"] if edges else []
+    orders += ["ground"] if place else []
+    order = rng.choice(orders)
+    if order == "around":
+        return _sentence(*around, rng.choice(("there are", "there are", "are")), thing, edges and f"and {edges}")
+    if order == "edges":
+        between = rng.choice(("between them", "")) if " and " in edges else ""
+        return _sentence(edges, "with", thing, between, *around)
+    if order == "ground":
+        return _sentence(f"a {scene.place}", weather, "with", thing, edges and f"and {edges}")
+    lead = rng.choice(_LEADS)
+    return _sentence(lead, thing, *around, edges and rng.choice((f"with {edges}", f", {edges}")))
+
+
+def _thing(scene: Scene, rng: Random, *, whole: bool) -> str:
+    """The things, with all their properties or without some."""
+    number, colour, pattern = scene.number, scene.colour, scene.pattern
+    if not whole:
+        left_out = rng.choices(("pattern", "number", "colour", ""), (40, 12, 8, 40))[0]
+        pattern = "" if left_out == "pattern" else pattern
+        number = rng.choice(("some", "")) if left_out == "number" else number
+        colour = "" if left_out == "colour" else colour
+    return " ".join(word for word in (number, colour, pattern, _PLURALS[scene.kind]) if word)
+
+
+def _sentence(*parts: str) -> str:
+    return " ".join(part for part in parts if part).replace(" ,", ",") + "."
+
+
 _WEATHER_WORDINGS = ("What is the weather?", "Which weather is it?", "How is the weather?")
 _PLACE_WORDINGS = ("Which place is this?", "Where is this?", "What place is shown?")
 _KIND_WORDINGS = ("What kind of things are these?", "Which shape is shown?", "What are the things?")
@@ -175,6 +231,15 @@ _COUNT_WORDINGS = ("How many things are there?", "How many shapes are there?", "
 _COLOUR_WORDINGS = ("Which colour do most things have?", "What colour are most things?")
 _PATTERN_WORDINGS = ("Which pattern do the things have?", "How are the things painted?")
 
+_LEADS = ("", "", "there are", "a picture of", "a painting of", "a drawing of", "a scene with", "this is a picture of")
+_EDGES = (
+    "a {left} and a {right}",
+    "a {right} and a {left}",
+    "a {left} on the left",
+    "a {right} on the right",
+    "a {left} on the left and a {right} on the right",
+    "a {right} on the right and a {left} on the left",
+)
 _PLURALS = {"ball": "balls", "box": "boxes", "star": "stars", "cone": "cones", "cross": "crosses"}
 _WEATHER_PHRASES = {
     "sun": ("in the sun", "under the sun"),

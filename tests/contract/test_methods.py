@@ -71,7 +71,8 @@ def test_only_declared_parameters_receive_gradients(name: str, tiny_model: Decod
         return
     randomise(attachment)
     tiny_model.loss(make_batch(tiny_model)).backward()
-    assert all(parameter.grad is None for parameter in tiny_model.parameters())
+    declared = {id(parameter) for parameter in attachment.parameters()}
+    assert all(p.grad is None for p in tiny_model.parameters() if id(p) not in declared)
     assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in attachment.parameters())
 
 
@@ -165,9 +166,9 @@ def test_the_image_matters_and_blind_withholds_it(name: str, tiny_model: Decoder
 def test_a_tiny_batch_is_overfitted(name: str, tiny_model: DecoderModel) -> None:
     attachment = strong(name).attach(tiny_model, 0)
     optimizer = torch.optim.AdamW(attachment.parameters(), lr=3e-2)
-    batch = make_batch(tiny_model)
+    batch = make_batch(tiny_model, rows=(0, 1))  # a visual prompt cannot reach a row without a picture
     first = float(tiny_model.loss(batch).detach())
-    for _ in range(60):
+    for _ in range(100):
         optimizer.zero_grad()
         loss = tiny_model.loss(batch)
         loss.backward()

@@ -175,7 +175,7 @@ def test_nothing_to_show_is_said() -> None:
         {"task": "coco_caption"},
         {"backbone": "smol"},
         {"task__answer": "likelihood"},
-        {"train__lr": 0.1},
+        {"train__steps": 7},
         {"run__train_limit": 1000},
         {"run__eval_limit": 500},
         {"run__precision": "bf16"},
@@ -202,6 +202,12 @@ def test_the_headings_tell_tables_apart_by_what_differs() -> None:
 def test_a_method_with_other_settings_or_another_gpu_shares_the_table() -> None:
     text = markdown([make("a"), make("b", run__device="cuda:1"), make("a", 40.0, seed=1, method__slots=90)])
     assert sorted(column(text, "Seeds").items()) == [("a (slots=80)", "1"), ("a (slots=90)", "1"), ("b", "1")]
+
+
+def test_methods_may_have_a_learning_rate_of_their_own() -> None:
+    text = markdown([make("a"), make("b", train__lr=0.1), make("b", 40.0, seed=1, train__lr=0.2)])
+    assert sorted(column(text, "Seeds").items()) == [("a", "1"), ("b (lr=0.1)", "1"), ("b (lr=0.2)", "1")]
+    assert "train.lr=a 0.006, b 0.2" in markdown([make("a"), make("b", train__lr=0.2)])
 
 
 def test_records_without_the_usual_options_are_shown_too() -> None:

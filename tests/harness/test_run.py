@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import signal
 import subprocess
@@ -164,12 +165,18 @@ def test_ctrl_c_leaves_an_interrupted_record(tiny_folders: tuple[Path, Path], pr
     command = [sys.executable, "-m", "harness", "run", "--methods", "memvp", "--task", "scienceqa", "--steps", "100000"]
     command += ["--llm", llm, "--vision", vision, "--data-root", str(problems), "--set", "memvp.slots=16"]
     command += ["--results", str(tmp_path / "results"), "--set", "train.lr=1e-9", "--device", "cpu"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    assert "1 cell" in process.stdout.readline()
-    time.sleep(2)  # the cell has begun; 100,000 steps take longer than any machine waits here
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    # A shell's background jobs ignore Ctrl-C, and so would a child of one.
+    mortal = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, text=True, preexec_fn=mortal, **pipes) as process:
+        try:
+            assert process.stdout is not None
+            assert "1 cell" in process.stdout.readline()
+            time.sleep(2)  # the cell has begun; 100,000 steps take longer than any machine waits here
+            process.send_signal(signal.SIGINT)
+            _, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert process.returncode == 130
     (record,) = records(tmp_path)
     assert (record.status, record.reason) == ("interrupted", "stopped by the user (Ctrl-C)")

@@ -88,7 +88,7 @@ def test_epochs_count_whole_batches() -> None:
 
 def test_no_decay_on_biases_and_one_dimensional_parameters(tiny_model: DecoderModel) -> None:
     attachment = methods.get("memvp", slots=16).attach(tiny_model, 0)
-    decayed, plain = parameter_groups(attachment, options())
+    decayed, plain = parameter_groups(dict(attachment.named_parameters()), options())
     names = {id(parameter): name for name, parameter in attachment.named_parameters()}
     assert {names[id(p)] for p in plain["params"]} == {"adapter_proj.fc1.bias", "adapter_proj.fc2.bias"}  # type: ignore[attr-defined]
     assert "adapter_emb1" in {names[id(p)] for p in decayed["params"]}  # type: ignore[attr-defined]

@@ -1,0 +1,138 @@
+"""What the harness asks of every backbone, beyond the sites that methods see."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from methods import Batch, Handle, M, VLModel
+
+
+class Backbone(VLModel):
+    """A loaded backbone: `tasks.Model` for tasks, `methods.VLModel` for methods.
+
+    Attributes:
+        folders: where the weight files lie that were loaded; empty for random weights.
+        head: the task's own trained parameters (see `tasks.Task.head`), or None.
+    """
+
+    image_size: int
+    image_mean: tuple[float, float, float]
+    image_std: tuple[float, float, float]
+    embed_width: int
+    folders: tuple[Path, ...]
+    head: nn.Module | None = None
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """Where the weights are."""
+
+    @property
+    @abstractmethod
+    def dtype(self) -> torch.dtype:
+        """What the frozen weights are kept in."""
+
+    @property
+    @abstractmethod
+    def max_length(self) -> int:
+        """Tokens of its context."""
+
+    @abstractmethod
+    def parameters(self) -> list[nn.Parameter]:
+        """The backbone's own parameters, each once, and what a method has put into its towers."""
+
+    @property
+    @abstractmethod
+    def room(self) -> int:
+        """Tokens of text that fit beside what the attached method inserts."""
+
+    @abstractmethod
+    def text_length(self, prompt: str, answer: str | None) -> int:
+        """Tokens of one row before any cut, to compare with `room`."""
+
+    @abstractmethod
+    def encode(
+        self, prompts: Sequence[str], *, answers: Sequence[str] | None, images: Sequence[Tensor | None]
+    ) -> Batch:
+        """See `tasks.Model.encode`."""
+
+    def loss(self, batch: Batch) -> Tensor:
+        """See `tasks.Model.loss`.
+
+        Raises:
+            NotImplementedError: a backbone without `decode`; so the other two.
+        """
+        raise NotImplementedError(f"{self.name} offers no decode")
+
+    def continuation_logprobs(self, batch: Batch, continuations: Sequence[Sequence[str]]) -> list[list[float]]:
+        """See `tasks.Model.continuation_logprobs`."""
+        raise NotImplementedError(f"{self.name} offers no decode")
+
+    def generate(self, batch: Batch, *, max_new_tokens: int, beams: int = 1, length_penalty: float = 1.0) -> list[str]:
+        """See `tasks.Model.generate`."""
+        raise NotImplementedError(f"{self.name} offers no decode")
+
+    @abstractmethod
+    def embed(self, batch: Batch) -> Tensor:
+        """See `tasks.Model.embed`."""
+
+    def build(self, factory: Callable[[], M], *, seed: int) -> M:
+        """See `VLModel.build`."""
+        dtype = torch.float64 if self.dtype == torch.float64 else torch.float32
+        with torch.random.fork_rng(devices=[]), torch.device("meta" if self.device.type == "meta" else "cpu"):
+            torch.default_generator.manual_seed(seed)
+            return factory().to(device=self.device, dtype=dtype).eval()
+
+    def use_head(self, make: Callable[[], nn.Module | None], *, seed: int) -> Handle:
+        """Make a task's own parameters from one seed, as `build` does, and offer them as `head` until removed."""
+
+        def factory() -> nn.ModuleList:
+            made = make()
+            return nn.ModuleList([] if made is None else [made])
+
+        built = self.build(factory, seed=seed)
+        self.head = built[0] if len(built) else None
+        return Undo(self._drop_head)
+
+    def _drop_head(self) -> None:
+        self.head = None
+
+    def unfreeze(self, tower: str) -> Handle:
+        """See `VLModel.unfreeze`. Deviation: a float64 backbone keeps its dtype."""
+        return Thaw(self.tower(tower))  # type: ignore[arg-type]
+
+
+class Undo:
+    """A handle that runs each of its steps once, the last one first."""
+
+    def __init__(self, *steps: Callable[[], None]) -> None:
+        self._steps = list(steps)
+
+    def remove(self) -> None:
+        """See `methods.Handle`."""
+        while self._steps:
+            self._steps.pop()()
+
+
+class Thaw:
+    """Trainable float32 (or float64) copies in place of a module's frozen parameters, until it is removed."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._frozen = [(parameter, parameter.data) for parameter in module.parameters()]
+        for parameter, data in self._frozen:
+            dtype = torch.promote_types(data.dtype, torch.float32)
+            parameter.data = data.to(dtype, copy=True)
+            parameter.requires_grad_(True)
+
+    def remove(self) -> None:
+        """Put the frozen tensors back."""
+        for parameter, data in self._frozen:
+            parameter.grad = None
+            parameter.data = data
+            parameter.requires_grad_(False)
+        self._frozen = []

@@ -1,0 +1,130 @@
+"""BEiT-3 weights from an official `.pth` or a `.safetensors` file, strictly, without running any code in them."""
+
+from __future__ import annotations
+
+import logging
+import math
+import pickle
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.nn import functional as F
+
+from harness.backbones import BackboneError
+from harness.backbones.beit3.multiway import FIRST_POSITION
+
+logger = logging.getLogger(__name__)
+
+PREFIX = "beit3."
+VISION_POSITIONS = "encoder.embed_positions.A.weight"
+HEAD = ("vision_head.weight", "language_head.weight", "logit_scale")
+ADAPTERS = re.compile(r"beit3\.encoder\.layers\.\d+\.(adaptmlp_text|adaptmlp_vision|enhancemlp)\.")
+OTHER_HEADS = re.compile(r"(\w*head\w*|pooler|fc_norm|criterion|mlm_\w+|mim_\w+)(\.|$)")
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What a checkpoint holds for the backbone: the encoder by its own names, and a retrieval head or None."""
+
+    encoder: dict[str, Tensor]
+    head: dict[str, Tensor] | None
+
+
+def read(path: Path, expected: Mapping[str, Tensor]) -> Weights:
+    """The weights of a file, fitted to the names and shapes of `expected` (the encoder's state, on any device).
+
+    Position embeddings of another image size are interpolated. Heads of pretraining and of other tasks, and adapters of
+    MultiWay-Adapter, are left out and logged in one line.
+
+    Raises:
+        BackboneError: no such file, not a checkpoint, a pickle that needs code, keys that are missing or unknown (all
+            in one line), a shape that differs, a part of a retrieval head, NaN or infinity.
+    """
+    state = _tensors(path)
+    ignored = [name for name in state if _ignored(name)]
+    head = {name: state[name] for name in HEAD if name in state}
+    own = {name: tensor for name, tensor in state.items() if name not in head and name not in ignored}
+    _check_names(path, own, [PREFIX + name for name in expected])
+    if head and len(head) < len(HEAD):
+        raise BackboneError(
+            f"{path}: holds {_listed(head)} but not {_listed(set(HEAD) - set(head))}; give all three or none"
+        )
+    if ignored:
+        logger.warning("%s: ignored, as no part of the encoder: %s", path, _listed(ignored))
+    encoder = {name: own[PREFIX + name] for name in expected}
+    encoder[VISION_POSITIONS] = resize_positions(encoder[VISION_POSITIONS], len(expected[VISION_POSITIONS]))
+    for name, tensor in encoder.items():
+        if tensor.shape != expected[name].shape:
+            raise BackboneError(
+                f"{path}: {PREFIX}{name} has shape {tuple(tensor.shape)}, expected {tuple(expected[name].shape)}; "
+                "take the backbone of the checkpoint's size"
+            )
+        if not torch.isfinite(tensor).all():
+            raise BackboneError(f"{path}: {PREFIX}{name} holds NaN or infinity; download the weights again")
+    return Weights(encoder, head or None)
+
+
+def resize_positions(table: Tensor, rows: int) -> Tensor:
+    """Bicubic interpolation of the patches' position embeddings to a table of `rows`; the rows before them stay.
+
+    A table whose patches form no square is returned as it is. Source: BEiT-3's `load_model_and_may_interpolate`.
+    """
+    fixed = FIRST_POSITION + 1
+    old, new = math.isqrt(max(len(table) - fixed, 0)), math.isqrt(rows - fixed)
+    if len(table) == rows or old**2 != len(table) - fixed or new**2 != rows - fixed:
+        return table
+    grid = table[fixed:].float().unflatten(0, (old, old)).permute(2, 0, 1)[None]
+    resized = F.interpolate(grid, size=(new, new), mode="bicubic", align_corners=False)
+    return torch.cat([table[:fixed], resized[0].flatten(1).T.to(table.dtype)])
+
+
+def _ignored(name: str) -> bool:
+    return bool(name not in HEAD and (ADAPTERS.match(name) or OTHER_HEADS.match(name)))
+
+
+def _check_names(path: Path, own: Iterable[str], expected: Iterable[str]) -> None:
+    missing, extra = set(expected) - set(own), set(own) - set(expected)
+    if missing or extra:
+        said = [f"lacks {_listed(missing)}"] * bool(missing) + [f"has unknown {_listed(extra)}"] * bool(extra)
+        raise BackboneError(f"{path}: {' and '.join(said)}; give a BEiT-3 checkpoint of the backbone's size")
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    """Tensors by name, without a data-parallel prefix."""
+    if not path.is_file():
+        raise BackboneError(f"{path}: no such file; give an official BEiT-3 .pth or a .safetensors file")
+    loaded = _safetensors(path) if path.suffix == ".safetensors" else _pickle(path)
+    state = loaded.get("model", loaded) if isinstance(loaded, Mapping) else None
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise BackboneError(f"{path}: holds no tensors by name, neither at its top nor under 'model'")
+    return {str(name).removeprefix("module."): tensor for name, tensor in state.items()}
+
+
+def _safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise BackboneError(f"{path}: not a readable safetensors file ({error}); download it again") from error
+
+
+def _pickle(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise BackboneError(
+            f"{path}: corrupt, or a pickle that needs code to be run, which is refused; save its tensors alone "
+            '(torch.save({"model": state_dict}, path)) or as safetensors'
+        ) from error
+    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+        raise BackboneError(f"{path}: not a readable torch checkpoint; download it again") from error
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names))

@@ -1,0 +1,132 @@
+"""Decoding token by token on a key-value cache: greedy and beam search."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import DynamicCache
+
+if TYPE_CHECKING:
+    from harness.backbones.decoder import DecoderModel
+    from methods import Batch
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """Where decoding stands: next-token logits [B, V], key-value cache, its mask, next positions."""
+
+    logits: Float[Tensor, "B V"]
+    cache: DynamicCache
+    visible: Int[Tensor, "B W"]
+    positions: Int[Tensor, "B"]
+
+    def repeat(self, copies: int) -> Decoding:
+        """Every row `copies` times, copies side by side; the cache is changed in place."""
+        self.cache.batch_repeat_interleave(copies)
+        logits, visible, positions = (
+            part.repeat_interleave(copies, dim=0) for part in (self.logits, self.visible, self.positions)
+        )
+        return Decoding(logits, self.cache, visible, positions)
+
+    def reorder(self, rows: torch.LongTensor) -> Decoding:
+        """The rows in another order, some perhaps twice; the cache is changed in place."""
+        self.cache.reorder_cache(rows)
+        return Decoding(self.logits[rows], self.cache, self.visible[rows], self.positions[rows])
+
+
+def greedy(model: DecoderModel, batch: Batch, *, max_new_tokens: int) -> list[list[int]]:
+    """The likeliest token at every step, until every row has ended; rows may run on after their end."""
+    ends = torch.tensor(model.text.eos, device=model.device)
+    state = model.prefill(batch)
+    chosen = [state.logits.argmax(dim=-1)]
+    ended = torch.isin(chosen[0], ends)
+    while len(chosen) < max_new_tokens and not ended.all():
+        state = model.step(state, chosen[-1])
+        chosen.append(state.logits.argmax(dim=-1))
+        ended |= torch.isin(chosen[-1], ends)
+    return torch.stack(chosen, dim=1).tolist()
+
+
+@dataclass
+class _Row:
+    """The finished hypotheses of one row: (score, tokens), the best `beams` of them."""
+
+    beams: int
+    length_penalty: float
+    finished: list[tuple[float, list[int]]] = field(default_factory=list)
+    done: bool = False
+
+    def add(self, logprob: float, tokens: list[int]) -> None:
+        """Note a hypothesis; its length counts the end token where it has one."""
+        self.finished.append((logprob / len(tokens) ** self.length_penalty, tokens))
+        self.finished.sort(key=lambda scored: -scored[0])
+        del self.finished[self.beams :]
+
+    def check(self, best_open: float, length: int) -> None:
+        """Done when no open beam, were it to end now, would displace a finished one."""
+        if len(self.finished) == self.beams:
+            self.done |= self.finished[-1][0] >= best_open / length**self.length_penalty
+
+
+def beam_search(
+    model: DecoderModel, batch: Batch, *, max_new_tokens: int, beams: int, length_penalty: float
+) -> list[list[int]]:
+    """The best finished hypothesis of each row by summed log-probability / length ** length_penalty.
+
+    Follows the conventions of Hugging Face's beam search without early stopping: twice as many candidates as beams, an
+    end token counts only among the best `beams` candidates, open beams are scored at the last step.
+    """
+    state = model.prefill(batch).repeat(beams)
+    count, vocabulary = len(batch.input_ids), state.logits.shape[1]
+    rows = [_Row(beams, length_penalty) for _ in range(count)]
+    sums = torch.full((count, beams), -torch.inf, device=model.device)
+    sums[:, 0] = 0.0  # all beams are the same at first: only one may branch
+    sums = sums.to(state.logits.dtype)
+    texts: list[list[list[int]]] = [[[] for _ in range(beams)] for _ in range(count)]
+    for length in range(1, max_new_tokens + 1):
+        totals = sums[:, :, None] + state.logits.log_softmax(dim=-1).view(count, beams, vocabulary)
+        best, where = totals.flatten(1).topk(2 * beams, dim=1)
+        picked = [
+            _branch(row, texts[i], best[i].tolist(), where[i].tolist(), vocabulary, model.text.eos, length)
+            for i, row in enumerate(rows)
+        ]
+        texts = [[texts[i][beam] + [token] for beam, token, _ in kept] for i, kept in enumerate(picked)]
+        sums = torch.tensor([[total for _, _, total in kept] for kept in picked]).to(sums)
+        if all(row.done for row in rows) or length == max_new_tokens:
+            break
+        origin = [i * beams + beam for i, kept in enumerate(picked) for beam, _, _ in kept]
+        tokens = [token for kept in picked for _, token, _ in kept]
+        state = state.reorder(torch.tensor(origin, device=model.device))  # type: ignore[arg-type]
+        state = model.step(state, torch.tensor(tokens, device=model.device))
+    for i, row in enumerate(rows):
+        if not row.done:
+            for total, text in zip(sums[i].tolist(), texts[i], strict=True):
+                row.add(total, text)
+    return [row.finished[0][1] for row in rows]
+
+
+def _branch(
+    row: _Row,
+    texts: list[list[int]],
+    totals: list[float],
+    where: list[int],
+    vocabulary: int,
+    ends: list[int],
+    length: int,
+) -> list[tuple[int, int, float]]:
+    """The (beam, token, total) that go on, from candidates in falling order; ended ones are noted in `row`."""
+    kept: list[tuple[int, int, float]] = []
+    for rank, (total, index) in enumerate(zip(totals, where, strict=True)):
+        beam, token = divmod(index, vocabulary)
+        if token not in ends:
+            kept.append((beam, token, total))
+        elif rank < row.beams and not row.done:
+            row.add(total, [*texts[beam], token])
+        if len(kept) == row.beams:
+            break
+    row.check(totals[0], length)
+    return kept
