@@ -53,10 +53,13 @@ def _reported() -> tuple[type[Exception], ...]:
     """The mistakes that the library reports itself; their modules are loaded only once something went wrong."""
     import methods
     import tasks
-    from harness import backbones, record, store
+    from harness import backbones, checkpoints, record, store
 
-    own = (record.RecordError, store.StoreError, backbones.BackboneError)
+    own = (record.RecordError, store.StoreError, backbones.BackboneError, checkpoints.CheckpointError)
     return (*own, methods.UnknownName, tasks.UnknownName, tasks.DataError)
+
+
+MINI_TASKS = ("coco_caption", "retrieval", "scienceqa")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -71,6 +74,7 @@ def parser() -> argparse.ArgumentParser:
     listing.set_defaults(command=commands.list_names)
     _add_data(add("data", help="write the mini world's data, or check data of your own"))
     _add_backbone(add("backbone", help="pretrain the mini backbone"))
+    _add_checkpoint(add("checkpoint", help="read and write the checkpoint formats of the methods' authors"))
     return root
 
 
@@ -109,16 +113,18 @@ def _add_leaderboard(leaderboard: argparse.ArgumentParser) -> None:
 def _add_params(params: argparse.ArgumentParser) -> None:
     params.add_argument("--methods", required=True, metavar="NAMES", help="comma list, or all")
     _add_backbone_flags(params)
+    params.add_argument("--task", metavar="NAME", help="count the task's own parameters too, such as new heads")
     params.add_argument("--format", choices=("md", "json"), default="md", help="default: md")
     params.set_defaults(command=commands.params)
 
 
 def _add_data(data: argparse.ArgumentParser) -> None:
     add = data.add_subparsers(title="commands", metavar="COMMAND", required=True).add_parser
-    mini = add("mini", help="write ScienceQA-format problems of the mini world")
+    mini = add("mini", help="write data of the mini world in a task's official format")
+    mini.add_argument("--task", choices=MINI_TASKS, default="scienceqa", help="default: scienceqa")
     mini.add_argument("--out", type=Path, metavar="DIR", help="a new or empty folder (default: the cache)")
     for split in ("train", "val", "test"):
-        mini.add_argument(f"--{split}", type=_count, metavar="N", help=f"problems of the {split} split")
+        mini.add_argument(f"--{split}", type=_count, metavar="N", help=f"problems or pictures of the {split} split")
     mini.add_argument("--seed", type=_seed, default=0, metavar="N", help="default: 0")
     mini.set_defaults(command=commands.data_mini)
     check = add("check", help="read every example of a task's data and report the first mistake")
@@ -136,10 +142,31 @@ def _add_backbone(backbone: argparse.ArgumentParser) -> None:
     pretrain.set_defaults(command=commands.backbone_pretrain)
 
 
+def _add_checkpoint(checkpoint: argparse.ArgumentParser) -> None:
+    add = checkpoint.add_subparsers(title="commands", metavar="COMMAND", required=True).add_parser
+    into = add("import", help="make a folder of ours (format llama: a Hugging Face folder)")
+    _add_format(into, source="the authors' file or folder")
+    into.add_argument("--out", required=True, type=Path, metavar="DIR", help="a new or empty folder")
+    into.add_argument("--method", metavar="NAME", help="default: the format's own")
+    _add_backbone_flags(into)
+    into.set_defaults(command=commands.checkpoint_import)
+    back = add("export", help="write a folder of ours in the authors' format")
+    _add_format(back, source="a folder that import made")
+    back.add_argument("--out", required=True, type=Path, metavar="PATH", help="a new file or folder")
+    back.set_defaults(command=commands.checkpoint_export)
+
+
+def _add_format(command: argparse.ArgumentParser, *, source: str) -> None:
+    command.add_argument("--format", required=True, metavar="NAME", help="ademvl, beit3, llama, llava, memvp or peft")
+    command.add_argument("source", type=Path, metavar="SOURCE", help=source)
+
+
 def _add_backbone_flags(command: argparse.ArgumentParser) -> None:
     command.add_argument("--backbone", metavar="NAME", help="default: mini, or the pair given by --llm and --vision")
     command.add_argument("--llm", metavar="PATH", help="Hugging Face id or folder of a Llama; needs --vision")
     command.add_argument("--vision", metavar="PATH", help="the same of a CLIP, DINOv2 or SigLIP tower; needs --llm")
+    command.add_argument("--encoder", metavar="FILE", help="weights of a BEiT-3 (.pth or .safetensors)")
+    command.add_argument("--tokenizer", metavar="FILE", help="tokenizer of a BEiT-3 (beit3.spm)")
     command.add_argument(
         "--set",
         action="append",

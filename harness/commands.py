@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 from pathlib import Path
 
 import methods
 import tasks
-from harness import backbones
-from harness.settings import UsageError, suggest
+from harness import backbones, checkpoints
+from harness.settings import UsageError, parse_overrides, suggest
+
+CHECKED_SIZE = 32
+"""Pixels per side that `data check` decodes pictures to: nothing looks at them."""
 
 
 def run(args: argparse.Namespace) -> int:
@@ -46,11 +50,11 @@ def params(args: argparse.Namespace) -> int:
     """`params`: exact parameter counts, on the meta device."""
     from harness import plan
 
-    chosen = plan.build_methods(args)
+    chosen, task = plan.build_methods(args), plan.build_task(args)
     spec = plan.backbone_spec(args, weights="random")
     from harness.params import report
 
-    print(report(chosen, backbone=spec.name, llm=spec.llm, vision=spec.vision, format=args.format))
+    print(report(chosen, spec, task=task, format=args.format))
     return 0
 
 
@@ -63,17 +67,16 @@ def list_names(args: argparse.Namespace) -> int:
 
 def data_mini(args: argparse.Namespace) -> int:
     """`data mini`: write the mini world's data set, and print where it lies."""
-    from tasks.mini import scienceqa
-
-    given = {split: getattr(args, split) for split in scienceqa.DEFAULT_SIZES}
+    writer = importlib.import_module(f"tasks.mini.{args.task}")
+    given = {split: getattr(args, split) for split in writer.DEFAULT_SIZES}
     sizes = {split: size for split, size in given.items() if size is not None}
     if args.out is None:
-        print(scienceqa.ensure(backbones.cache_folder() / "data", seed=args.seed, **sizes))
+        print(writer.ensure(backbones.cache_folder() / "data", seed=args.seed, **sizes))
         return 0
     if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
         raise UsageError(f"--out {args.out}: is not empty; name a new folder")
     try:
-        scienceqa.write(args.out, seed=args.seed, **(scienceqa.DEFAULT_SIZES | sizes))
+        writer.write(args.out, seed=args.seed, **(writer.DEFAULT_SIZES | sizes))
     except OSError as error:
         raise UsageError(f"--out {args.out}: cannot be written ({error.strerror}); name another folder") from None
     print(args.out)
@@ -81,10 +84,11 @@ def data_mini(args: argparse.Namespace) -> int:
 
 
 def data_check(args: argparse.Namespace) -> int:
-    """`data check`: read every split of a task's data as a run would."""
+    """`data check`: read every split of a task's data as a run would, pictures included."""
     task = tasks.get(args.task)
     for split in ("train", "val", "test"):
         examples = task.examples(split, args.data_root, limit=None)
+        task.prepare(examples, image_size=CHECKED_SIZE)
         pictures = sum(example.image is not None for example in examples)
         print(f"{split}: {len(examples)} examples, {pictures} with a picture")
     return 0
@@ -98,3 +102,56 @@ def backbone_pretrain(args: argparse.Namespace) -> int:
     pretrain(out, seed=args.seed)
     print(out)
     return 0
+
+
+def checkpoint_import(args: argparse.Namespace) -> int:
+    """`checkpoint import`: read an authors' checkpoint, and print the folder that it became."""
+    checkpoints.check(args.format)
+    if args.format == checkpoints.LLAMA:
+        _refuse_options(args)
+        from harness.checkpoints import llama
+
+        llama.import_(args.source, args.out)
+    else:
+        from harness import plan
+
+        args.methods = _method_of(args)
+        [(name, method)] = plan.build_methods(args)
+        spec = plan.backbone_spec(args, weights="random")
+        from harness.checkpoints.convert import import_
+
+        explicit = parse_overrides(args.set).get(name, {})
+        import_(args.format, args.source, args.out, method=method, backbone=spec, explicit=explicit)
+    print(args.out)
+    return 0
+
+
+def checkpoint_export(args: argparse.Namespace) -> int:
+    """`checkpoint export`: write a folder of ours in an authors' format, and print where."""
+    checkpoints.check(args.format)
+    if args.format == checkpoints.LLAMA:
+        from harness.checkpoints import llama_export
+
+        llama_export.export(args.source, args.out)
+    else:
+        from harness.checkpoints.convert import export
+
+        export(args.format, args.source, args.out)
+    print(args.out)
+    return 0
+
+
+def _method_of(args: argparse.Namespace) -> str:
+    """The method of a checkpoint's format; `--method` may only say the same."""
+    name = checkpoints.method_of(args.format)
+    if args.method not in (None, *methods.names()):
+        raise UsageError(f"unknown method {args.method!r}; {suggest(args.method, methods.names())}")
+    if args.method not in (None, name):
+        raise UsageError(f"--method {args.method}: format {args.format} is for method {name}; drop one of the two")
+    return name
+
+
+def _refuse_options(args: argparse.Namespace) -> None:
+    for name in ("method", "backbone", "llm", "vision", "encoder", "tokenizer", "set"):
+        if getattr(args, name):
+            raise UsageError(f"--{name}: format llama is a language model without a method; drop --{name}")

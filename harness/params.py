@@ -4,21 +4,46 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from harness import backbones
-from methods import Method
+from harness.backbones.backbone import Backbone
+from harness.train import trained_parameters
+from methods import Attachment, Method
+from tasks import Task
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Parameters of a method attached to a backbone: `trainable` includes `task`, those of the task's own head."""
+
+    trainable: int
+    task: int
+    total: int
+
+
+def sizes(model: Backbone, attachment: Attachment) -> Sizes:
+    """Count what training changes, and everything there is, each parameter once."""
+    trained = trained_parameters(model, attachment)
+    # By identity: full fine-tuning trains the backbone's own, and peft's lie within the backbone.
+    every = {id(p): p.numel() for p in (*model.parameters(), *attachment.module.parameters(), *trained.values())}
+    return Sizes(
+        trainable=sum(p.numel() for p in trained.values()),
+        task=sum(p.numel() for name, p in trained.items() if name.startswith("head.")),
+        total=sum(every.values()),
+    )
 
 
 def report(
-    methods: Sequence[tuple[str, Method]], *, backbone: str, llm: str | None, vision: str | None, format: str
+    methods: Sequence[tuple[str, Method]], spec: backbones.BackboneSpec, *, task: Task | None, format: str
 ) -> str:
     """Trainable and total parameters of each method, as a Markdown table or as JSON keyed by method.
 
     Raises:
         BackboneError: the backbone cannot be read.
     """
-    rows = count(methods, backbone=backbone, llm=llm, vision=vision)
+    rows = count(methods, spec, task=task)
     if format == "json":
         return json.dumps({row["method"]: row for row in rows}, indent=2)
     from tabulate import tabulate
@@ -28,34 +53,38 @@ def report(
             row["method"],
             _number(row["trainable_params"]),
             _percent(row),
+            _number(row["task_params"]),
             _number(row["total_params"]),
             row["reason"] or "",
         ]
         for row in rows
     ]
-    headers = ["Method", "Trainable", "%", "Total", "Skipped because"]
-    align = ("left", "right", "right", "right", "left")
+    headers = ["Method", "Trainable", "%", "Of it the task's", "Total", "Skipped because"]
+    align = ("left", "right", "right", "right", "right", "left")
     return tabulate(shown, headers=headers, tablefmt="github", colalign=align, disable_numparse=True)
 
 
 def count(
-    methods: Sequence[tuple[str, Method]], *, backbone: str, llm: str | None, vision: str | None
+    methods: Sequence[tuple[str, Method]], spec: backbones.BackboneSpec, *, task: Task | None = None
 ) -> list[dict[str, Any]]:
-    """One row per method: `method`, `trainable_params`, `total_params`, and the `reason` where it cannot run.
+    """One row per method: `method`, `trainable_params`, `task_params`, `total_params`, or why it cannot run (`reason`).
+
+    With a task its own parameters (new heads) are trainable ones too.
 
     Raises:
         BackboneError: the backbone cannot be read.
     """
-    model = backbones.load(backbones.BackboneSpec(backbone, llm, vision, "random"), device="meta")
-    own = sum(parameter.numel() for parameter in model.parameters())
+    model = backbones.load(spec, device="meta")
     rows = []
     for name, method in methods:
-        row: dict[str, Any] = {"method": name, "trainable_params": None, "total_params": None}
+        row: dict[str, Any] = {"method": name, "trainable_params": None, "task_params": None, "total_params": None}
         row["reason"] = method.unmet(model)
         if row["reason"] is None:
             attachment = method.attach(model, seed=0)
-            row["trainable_params"] = sum(parameter.numel() for parameter in attachment.parameters())
-            row["total_params"] = own + row["trainable_params"]
+            if task is not None and method.trains:
+                attachment.keep(model.use_head(lambda: task.head(model), seed=0))
+            found = sizes(model, attachment)
+            row |= {"trainable_params": found.trainable, "task_params": found.task, "total_params": found.total}
             attachment.detach()
         rows.append(row)
     return rows

@@ -72,8 +72,7 @@ class Plan:
     """Everything one `run` does.
 
     Attributes:
-        backbone: a name of `harness.backbones.names()`, or a label when `llm` and `vision` are given.
-        llm, vision: Hugging Face ids or local folders that replace the backbone's own.
+        backbone: which one and from where; its name is a label when `llm` and `vision` are given.
         data_root: where the task's data lies; None for the generated data of the mini world.
         cells: ordered by task, then seed, then method.
         device: `cpu` or `cuda:N`.
@@ -81,10 +80,7 @@ class Plan:
         argv: the command line.
     """
 
-    backbone: str
-    llm: str | None
-    vision: str | None
-    weights: Literal["pretrained", "random"]
+    backbone: BackboneSpec
     data_root: Path | None
     cells: tuple[CellPlan, ...]
     train_limit: int | None
@@ -117,7 +113,7 @@ def build(args: argparse.Namespace) -> Plan:
     on = {name: _task(name, recipe, given) for name in task_names}
     trains = {(m, t): _train(recipe, given, m, t) for m in method_names for t in task_names}
     _check_divisible(on, trains)
-    if args.data_root is not None and not args.data_root.is_dir():
+    if args.data_root is not None and not args.data_root.exists():
         raise UsageError(f"--data-root {args.data_root}: no such folder; name the folder that holds the task's files")
     device = machine.resolve_device(args.device or "auto")
     shared = {name: getattr(args, name) for name in ("train_limit", "eval_limit", "weights", "precision", "kernels")}
@@ -137,10 +133,7 @@ def build(args: argparse.Namespace) -> Plan:
         for method_name, (method, method_explicit) in chosen.items()
     )
     plan = Plan(
-        backbone=spec.name,
-        llm=spec.llm,
-        vision=spec.vision,
-        weights=spec.weights,
+        backbone=spec,
         data_root=args.data_root,
         cells=cells,
         train_limit=args.train_limit,
@@ -168,8 +161,26 @@ def build_methods(args: argparse.Namespace) -> tuple[tuple[str, methods.Method],
     """
     recipe = recipes.load(backbone_spec(args, weights="random").name)
     names = choose(args.methods, methods.names(), kind="method")
-    given = _given(args, names, [])
+    given = _given(args, names, _counted(args))
     return tuple((name, _method(name, recipe, given)[0]) for name in names)
+
+
+def build_task(args: argparse.Namespace) -> tasks.Task | None:
+    """The task whose own parameters `params` was asked to count too.
+
+    Raises:
+        UsageError, tasks.UnknownName: as `build`; or several tasks are named.
+    """
+    names = _counted(args)
+    if len(names) > 1:
+        raise UsageError(f"--task {args.task}: name one task; its parameters are counted with each method's")
+    recipe = recipes.load(backbone_spec(args, weights="random").name)
+    given = {scope: fields for scope, fields in settings.parse_overrides(args.set).items() if scope in names}
+    return next((_task(name, recipe, given)[0] for name in names), None)
+
+
+def _counted(args: argparse.Namespace) -> list[str]:
+    return choose(args.task, tasks.names(), kind="task") if getattr(args, "task", None) else []
 
 
 def backbone_spec(args: argparse.Namespace, *, weights: Literal["pretrained", "random"] | None = None) -> BackboneSpec:
@@ -183,6 +194,8 @@ def backbone_spec(args: argparse.Namespace, *, weights: Literal["pretrained", "r
         name=args.backbone or pair or "mini",
         llm=args.llm,
         vision=args.vision,
+        encoder=args.encoder,
+        tokenizer=args.tokenizer,
         weights=weights or args.weights or "pretrained",
     )
     check_backbone(spec)

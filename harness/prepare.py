@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib
 from collections.abc import Sequence
@@ -32,10 +33,10 @@ def data_root(plan: Plan, task_name: str) -> Path:
     """
     if plan.data_root is not None:
         return plan.data_root
-    if plan.backbone == "mini" and plan.llm is None:
+    if plan.backbone.name == "mini" and plan.backbone.llm is None:
         module = importlib.import_module(f"tasks.mini.{task_name}")
         return Path(module.ensure(cache_folder() / "data"))
-    raise DataError(f"{task_name} needs data for backbone {plan.backbone!r}: give --data-root DIR")
+    raise DataError(f"{task_name} needs data for backbone {plan.backbone.name!r}: give --data-root DIR")
 
 
 def task_data(plan: Plan, task_name: str, task: Task) -> TaskData:
@@ -52,13 +53,17 @@ def task_data(plan: Plan, task_name: str, task: Task) -> TaskData:
 
 def fingerprint(examples: Sequence[Example]) -> str:
     """SHA-256 over the examples' fields and the bytes of their pictures, wherever the folder lies."""
-    digest = hashlib.sha256()
+    digest, pictures = hashlib.sha256(), functools.cache(_picture_sha256)
     for example in examples:
         fields = {name: value for name, value in vars(example).items() if name != "image"}
         digest.update(repr(sorted(fields.items())).encode("utf-8", "surrogatepass"))
         if example.image is not None:
-            digest.update(hashlib.sha256(example.image.read_bytes()).digest())
+            digest.update(pictures(example.image))
     return digest.hexdigest()
+
+
+def _picture_sha256(path: Path) -> bytes:
+    return hashlib.sha256(path.read_bytes()).digest()
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ import tasks
 from harness import backbones, leaderboard, meters, prepare, provenance, stats
 from harness.backbones.backbone import Backbone
 from harness.evaluate import Evaluation, evaluate
+from harness.params import sizes
 from harness.plan import CellPlan, Plan
 from harness.prepare import Overlong, TaskData
 from harness.record import Cell, Meter, MetricValue, Record, cell_key, distribution, new_run_id, scalar, unavailable
@@ -75,11 +76,9 @@ def execute(plan: Plan) -> int:
     """
     store = Store(plan.results)
     store.check_writable()
-    spec = backbones.BackboneSpec(plan.backbone, plan.llm, plan.vision, plan.weights)
-    backbones.check(spec)
     data = {name: prepare.task_data(plan, name, task) for name, task in _distinct_tasks(plan).items()}
     started = time.perf_counter()
-    model = backbones.load(spec, device=plan.device, precision=plan.precision)
+    model = backbones.load(plan.backbone, device=plan.device, precision=plan.precision)
     load_wall_s = time.perf_counter() - started
     for name, task in _distinct_tasks(plan).items():
         task.prepare([*data[name].train, *data[name].evaluation], image_size=model.image_size)
@@ -143,7 +142,7 @@ def _identity(bench: Bench, cell: CellPlan) -> Cell:
         "run": {
             "recipe": plan.recipe,
             "protocol": plan.protocol,
-            "weights": plan.weights,
+            "weights": plan.backbone.weights,
             "weights_sha256": bench.weights_sha256,
             "precision": plan.precision,
             "device": plan.device.split(":")[0],
@@ -256,14 +255,12 @@ def _accelerator(plan: Plan) -> Accelerator:
 
 
 def _sizes(model: Backbone, attachment: Attachment) -> dict[str, Meter]:
-    trained = trained_parameters(model, attachment)
-    # By identity: full fine-tuning trains the backbone's own, and peft's lie within the backbone.
-    every = {id(p): p.numel() for p in (*model.parameters(), *attachment.module.parameters(), *trained.values())}
-    state = {name: p.detach().cpu().contiguous() for name, p in trained.items()}
+    found = sizes(model, attachment)
+    state = {name: p.detach().cpu().contiguous() for name, p in trained_parameters(model, attachment).items()}
     return {
-        "trainable_params": scalar(sum(p.numel() for p in trained.values()), "params"),
-        "task_params": scalar(sum(p.numel() for name, p in trained.items() if name.startswith("head.")), "params"),
-        "total_params": scalar(sum(every.values()), "params"),
+        "trainable_params": scalar(found.trainable, "params"),
+        "task_params": scalar(found.task, "params"),
+        "total_params": scalar(found.total, "params"),
         "adapter_bytes": scalar(len(safetensors.torch.save(state)) if state else 0, "bytes"),
     }
 
@@ -332,7 +329,11 @@ def _provenance(bench: Bench, plan: CellPlan, ready: Ready, started: datetime) -
 
 def _weights_sha256(model: Backbone) -> str | None:
     """Hash of the weight files that were loaded; None for random weights."""
-    files = [path for folder in model.folders for path in sorted(folder.glob("*.safetensors"))]
+    files = [
+        path
+        for where in model.folders
+        for path in ([where] if where.is_file() else sorted(where.glob("*.safetensors")))
+    ]
     return provenance.hash_files(files) if files else None
 
 
@@ -340,9 +341,14 @@ def _headline(record: Record) -> str:
     if record.status != "ok":
         return f"{record.status}: {record.reason}"
     name, score = next(iter(record.metrics.items()))
+    value = (
+        "no value"
+        if score.value is None
+        else f"{score.value:.2f}{score.unit if score.unit == '%' else ' ' + score.unit}"
+    )
     step = record.meters["train_step_ms"]
     pace = f", {step.median:.1f} ms per step" if hasattr(step, "median") else ""
-    return f"{name} {score.value:.2f}{score.unit if score.unit == '%' else ' ' + score.unit}{pace}"
+    return f"{name} {value}{pace}"
 
 
 def _say(line: str) -> None:

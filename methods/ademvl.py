@@ -46,11 +46,13 @@ class AdemVL(Method):
 
     def unmet(self, model: VLModel) -> str | None:
         """As `Method.unmet`, and: pooling cannot make more tokens than there are patches."""
+        if (lacking := super().unmet(model)) is not None:
+            return lacking
         if self.cls and "vision.cls" not in model.offers:
             return f"{model.name} has no CLS token; set ademvl.cls=false"
         if max(self.scales) > model.shape.patches:
             return f"{model.name} has {model.shape.patches} patches, fewer than ademvl.scales asks ({max(self.scales)})"
-        return super().unmet(model)
+        return None
 
     def attach(self, model: VLModel, seed: int) -> Attachment:
         """Plug the CLS token, the fusion of every layer and the vision adapters in."""

@@ -34,9 +34,11 @@ class MemVP(Method):
 
     def unmet(self, model: VLModel) -> str | None:
         """As `Method.unmet`, and: every patch needs a slot."""
+        if (lacking := super().unmet(model)) is not None:
+            return lacking
         if self.slots < model.shape.patches:
             return f"{model.name} has {model.shape.patches} patches, more than memvp.slots={self.slots}"
-        return super().unmet(model)
+        return None
 
     def attach(self, model: VLModel, seed: int) -> Attachment:
         """Plug the memory of every layer and the vision adapters in."""

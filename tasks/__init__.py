@@ -12,7 +12,7 @@ import importlib
 import importlib.metadata
 import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
@@ -34,13 +34,17 @@ class DataError(ValueError):
 class Model(Protocol):
     """What a task may ask of a backbone with a method attached to it.
 
-    `head` is what `Task.head` made for this run, or None. `embed_width` is the width of `embed`.
+    `head` is what `Task.head` made for this run, or None. `embed_width` is the width of `embed`; `contrast_width` that
+    of the space which a new contrastive head maps into, unless an option says otherwise; `native_head` holds the
+    tensors of the contrastive head in the backbone's own checkpoint, or is None.
     """
 
     image_size: int
     image_mean: tuple[float, float, float]
     image_std: tuple[float, float, float]
     embed_width: int
+    contrast_width: int
+    native_head: Mapping[str, Tensor] | None
     head: nn.Module | None
 
     def encode(self, prompts: Sequence[str], *, answers: Sequence[str] | None, images: Sequence[Tensor | None]) -> Any:

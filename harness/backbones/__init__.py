@@ -1,4 +1,4 @@
-"""Backbones: frozen vision encoder + language model pairs that implement `methods.VLModel`.
+"""Backbones: frozen vision encoder + language model pairs, or one encoder of both, that implement `methods.VLModel`.
 
 Only this package imports transformers, and only when a backbone is loaded.
 """
@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from harness.backbones.decoder import DecoderModel
+    from harness.backbones.backbone import Backbone
 
 _RANDOM_SHAPES = ("llama-7b", "llama-13b")
+_ENCODERS = ("beit3-base", "beit3-large")
 Precision = Literal["fp32", "bf16", "fp16"]
 
 
@@ -28,26 +29,33 @@ class BackboneSpec:
     Attributes:
         name: one of `names()`, or any label when both paths are given.
         llm, vision: Hugging Face ids or local folders that replace the named backbone's own.
+        encoder, tokenizer: weight file and tokenizer file (`beit3.spm`) of a BEiT-3.
         weights: `random` builds the shapes with seeded random weights, for efficiency studies only.
     """
 
     name: str
     llm: str | None = None
     vision: str | None = None
+    encoder: str | None = None
+    tokenizer: str | None = None
     weights: Literal["pretrained", "random"] = "pretrained"
 
 
 def names() -> list[str]:
     """Every backbone that `--backbone` takes."""
-    return sorted(("mini", "smol", *_RANDOM_SHAPES))
+    return sorted(("mini", "smol", *_RANDOM_SHAPES, *_ENCODERS))
 
 
 def check(spec: BackboneSpec) -> None:
     """Refuse what can be refused without loading anything.
 
     Raises:
-        BackboneError: unknown name, one path without the other, or a shape-only backbone without weights.
+        BackboneError: unknown name, one path without the other, paths of another kind of backbone, or a shape-only
+            backbone without weights.
     """
+    for flag, value in (("--encoder", spec.encoder), ("--tokenizer", spec.tokenizer)):
+        if value is not None and (spec.name not in _ENCODERS or spec.llm is not None):
+            raise BackboneError(f"{flag} is for {' and '.join(_ENCODERS)}; others take --llm PATH --vision PATH")
     if (spec.llm is None) != (spec.vision is None):
         given, lacking = ("--llm", "--vision") if spec.llm else ("--vision", "--llm")
         raise BackboneError(f"{given} needs {lacking} as well: give both paths or neither")
@@ -59,11 +67,15 @@ def check(spec: BackboneSpec) -> None:
         raise BackboneError(f"unknown backbone {spec.name!r}; {hint}")
     if spec.name in _RANDOM_SHAPES and spec.weights == "pretrained":
         raise BackboneError(f"{spec.name} ships no weights: give --llm PATH --vision PATH, or --weights random")
+    if spec.name in _ENCODERS and spec.weights == "pretrained" and not (spec.encoder and spec.tokenizer):
+        raise BackboneError(
+            f"{spec.name} ships no weights: give --encoder FILE.pth --tokenizer beit3.spm, or --weights random"
+        )
 
 
 def load(
     spec: BackboneSpec, *, device: str = "cpu", precision: Precision = "fp32", cache: Path | None = None
-) -> DecoderModel:
+) -> Backbone:
     """Load a backbone, frozen and in evaluation mode.
 
     Args:
@@ -78,6 +90,18 @@ def load(
     """
     check(spec)
     from harness.backbones import clip_llama
+
+    if spec.name in _ENCODERS and spec.llm is None:
+        from harness.backbones.beit3 import load as beit3
+
+        pretrained = spec.weights == "pretrained"
+        return beit3.load(
+            spec.name,
+            weights_path=Path(spec.encoder).expanduser() if pretrained and spec.encoder else None,
+            tokenizer_path=Path(spec.tokenizer).expanduser() if spec.tokenizer else None,
+            device=device,
+            dtype=clip_llama.DTYPES[precision],
+        )
 
     return clip_llama.load(spec, device=device, precision=precision, cache=cache or cache_folder())
 

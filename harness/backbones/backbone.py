@@ -16,7 +16,8 @@ class Backbone(VLModel):
     """A loaded backbone: `tasks.Model` for tasks, `methods.VLModel` for methods.
 
     Attributes:
-        folders: where the weight files lie that were loaded; empty for random weights.
+        folders: the weight files that were loaded, or their folders; empty for random weights.
+        contrast_width, native_head: see `tasks.Model`.
         head: the task's own trained parameters (see `tasks.Task.head`), or None.
     """
 
@@ -24,6 +25,8 @@ class Backbone(VLModel):
     image_mean: tuple[float, float, float]
     image_std: tuple[float, float, float]
     embed_width: int
+    contrast_width: int = 256
+    native_head: dict[str, Tensor] | None = None
     folders: tuple[Path, ...]
     head: nn.Module | None = None
 
@@ -76,6 +79,13 @@ class Backbone(VLModel):
     def generate(self, batch: Batch, *, max_new_tokens: int, beams: int = 1, length_penalty: float = 1.0) -> list[str]:
         """See `tasks.Model.generate`."""
         raise NotImplementedError(f"{self.name} offers no decode")
+
+    def stack(self, images: Sequence[Tensor | None]) -> tuple[Tensor, Tensor]:
+        """The pictures of a batch, [N, 3, H, W], and the rows they belong to, [N]."""
+        rows = [row for row, image in enumerate(images) if image is not None]
+        pixels = [image for image in images if image is not None]
+        empty = torch.zeros(0, 3, self.image_size, self.image_size)
+        return torch.stack(pixels) if pixels else empty, torch.tensor(rows, dtype=torch.long)
 
     @abstractmethod
     def embed(self, batch: Batch) -> Tensor:

@@ -190,10 +190,8 @@ class DecoderModel(Backbone):
         width = max(lengths)
         ids = [row.ids + [self.text.pad_id] * (width - len(row.ids)) for row in encoded]
         labels = [row.labels + [IGNORED] * (width - len(row.labels)) for row in encoded]
-        rows = [row for row, image in enumerate(images) if image is not None]
-        size = self.image_size
-        pixels = torch.stack([images[row] for row in rows]) if rows else torch.zeros(0, 3, size, size)  # type: ignore[misc]
-        parts = (torch.tensor(ids), torch.tensor(lengths), torch.tensor(labels), pixels, torch.tensor(rows).long())
+        pixels, rows = self.stack(images)
+        parts = (torch.tensor(ids), torch.tensor(lengths), torch.tensor(labels), pixels, rows)
         return Batch(*(part.to(self.device) for part in parts))
 
     @property

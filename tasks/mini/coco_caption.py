@@ -1,12 +1,5 @@
-"""The mini world's data for captioning: the captioned pictures of `pairs`."""
+"""The mini world's captioned pictures, for `coco_caption`."""
 
-from __future__ import annotations
+from .pairs import DEFAULT_SIZES, ensure, write
 
-from pathlib import Path
-
-from . import pairs
-
-
-def ensure(cache_root: Path, *, seed: int = 0, **sizes: int) -> Path:
-    """The folder of the captioned pictures, see `pairs.ensure`."""
-    return pairs.ensure(cache_root, seed=seed, **sizes)
+__all__ = ["DEFAULT_SIZES", "ensure", "write"]

@@ -15,6 +15,7 @@ from harness import cli
 
 ROOT = Path(__file__).parents[2]
 RUN = ("run", "--methods", "ademvl", "--task", "scienceqa", "--device", "cpu")
+IMPORT, EXPORT = (("checkpoint", way, "x.pth", "--out", "y") for way in ("import", "export"))
 
 MISTAKES = [
     ((), "the following arguments are required: COMMAND; see 'vltune --help'"),
@@ -70,6 +71,29 @@ MISTAKES = [
     (("data", "check", "--task", "scienceqa", "--data-root", "/no/such/folder"), "/no/such/folder"),
     (("data", "mini", "--train", "0"), "argument --train: must be a whole number of at least 1, got '0'"),
     (("backbone", "pretrain", "smol"), "invalid choice: 'smol'"),
+    (("checkpoint", "improt"), "invalid choice: 'improt'"),
+    (("checkpoint", "import", "x.pth", "--out", "y"), "the following arguments are required: --format"),
+    ((*IMPORT, "--format", "ademlv"), "unknown format 'ademlv'; did you mean 'ademvl'?"),
+    ((*EXPORT, "--format", "own"), "unknown format 'own'; known: ademvl, beit3, llama, llava, memvp, peft"),
+    ((*IMPORT, "--format", "llava", "--method", "lava"), "unknown method 'lava'; did you mean 'llava'?"),
+    (
+        (*IMPORT, "--format", "llava", "--method", "lora"),
+        "--method lora: format llava is for method llava; drop one of the two",
+    ),
+    ((*IMPORT, "--format", "llava", "--backbone", "lama-7b"), "unknown backbone 'lama-7b'; did you mean 'llama-7b'?"),
+    ((*IMPORT, "--format", "llava", "--llm", "x"), "--llm needs --vision as well"),
+    (
+        (*IMPORT, "--format", "llava", "--set", "llava.tokns=4"),
+        "--set llava.tokns: no such field; did you mean 'tokens'?",
+    ),
+    ((*IMPORT, "--format", "llava", "--set", "lora.rank=4"), "--set lora: method lora is not selected"),
+    ((*IMPORT, "--format", "llava"), "x.pth: no such file; give LLaVA's mm_projector.bin"),
+    (
+        (*IMPORT, "--format", "llama", "--backbone", "mini"),
+        "--backbone: format llama is a language model without a method",
+    ),
+    ((*IMPORT, "--format", "llama", "--method", "lora"), "--method: format llama is a language model without a method"),
+    ((*EXPORT, "--format", "llava"), "x.pth: no such folder; give a folder of adapter.safetensors and vltune.json"),
 ]
 
 
@@ -221,8 +245,23 @@ def test_pretraining_goes_where_it_is_told(
     assert capsys.readouterr().out == f"{tmp_path}\n"
 
 
+@pytest.mark.parametrize("way", ["import", "export"])
+def test_a_checkpoint_overwrites_nothing(way: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "x").touch()
+    line = refused(("checkpoint", way, "x.pth", "--format", "llama", "--out", str(tmp_path)), capsys)
+    assert line == f"--out {tmp_path}: is not empty; name a new folder"
+
+
 @pytest.mark.parametrize(
-    "argv", [["--help"], ["run", "--help"], ["list", "methods"], ["list", "tasks"], ["list", "backbones"]]
+    "argv",
+    [
+        ["--help"],
+        ["run", "--help"],
+        ["checkpoint", "import", "--help"],
+        ["list", "methods"],
+        ["list", "tasks"],
+        ["list", "backbones"],
+    ],
 )
 def test_quick_answers_import_nothing_heavy(argv: list[str]) -> None:
     code = f"""

@@ -7,7 +7,9 @@ import json
 import pytest
 
 import methods
+import tasks
 from harness import params
+from harness.backbones import BackboneSpec
 
 EXACT = [
     ("llama-7b", "ademvl", {}, 4_530_432),
@@ -20,6 +22,11 @@ EXACT = [
     ("llama-13b", "memvp", {}, 4_668_544),
     ("llama-7b", "frozen", {}, 0),
     ("llama-7b", "blind", {}, 4_530_432),
+    ("llama-7b", "llava", {}, 20_979_712),  # 1024 x 4096 + 4096, 4096 x 4096 + 4096
+    ("llama-7b", "llava", {"train_llm": True}, 20_979_712 + 6_738_415_616),
+    ("llama-7b", "lora", {}, 20_979_712 + 4_194_304),  # 32 layers x (q, v) x (A, B) x 8 x 4096
+    ("llama-7b", "lora", {"hidden": 128, "rank": 4}, 659_584 + 2_097_152),
+    ("llama-7b", "full", {"train_vision": False}, 20_979_712 + 6_738_415_616),
 ]
 
 
@@ -27,16 +34,27 @@ EXACT = [
 def test_counts_are_exact(backbone: str) -> None:
     cases = [(name, fields, count) for where, name, fields, count in EXACT if where == backbone]
     chosen = [(name, methods.get(name, **fields)) for name, fields, _ in cases]
-    rows = params.count(chosen, backbone=backbone, llm=None, vision=None)
+    rows = params.count(chosen, BackboneSpec(backbone, weights="random"))
     assert [row["trainable_params"] for row in rows] == [count for _, _, count in cases]
 
 
 def test_json_and_markdown_hold_the_same_numbers() -> None:
     chosen = [("ademvl", methods.get("ademvl")), ("memvp", methods.get("memvp", slots=100))]
-    arguments = {"backbone": "llama-7b", "llm": None, "vision": None}
-    found = json.loads(params.report(chosen, format="json", **arguments))
+    spec = BackboneSpec("llama-7b", weights="random")
+    found = json.loads(params.report(chosen, spec, task=None, format="json"))
     assert found["ademvl"]["trainable_params"] == 4_530_432
     assert found["ademvl"]["total_params"] == 6_738_415_616 + 303_966_208 - 1024 * 768 + 4_530_432
     assert found["memvp"]["trainable_params"] is None
     assert "more than memvp.slots=100" in found["memvp"]["reason"]
-    assert "4,530,432" in params.report(chosen, format="md", **arguments)
+    assert "4,530,432" in params.report(chosen, spec, task=None, format="md")
+
+
+@pytest.mark.parametrize(("backbone", "count"), [("beit3-base", 59_122_176), ("beit3-large", 207_989_760)])
+def test_mwa_is_counted_with_and_without_new_heads(backbone: str, count: int) -> None:
+    spec, width = BackboneSpec(backbone, weights="random"), {"beit3-base": 768, "beit3-large": 1024}[backbone]
+    chosen = [("mwa", methods.get("mwa"))]
+    assert params.count(chosen, spec)[0]["trainable_params"] == count
+    [row] = params.count(chosen, spec, task=tasks.get("retrieval"))
+    assert row["task_params"] == 2 * width**2 + 1
+    assert row["trainable_params"] == count + row["task_params"]
+    assert row["trainable_params"] in (60_301_825, 210_086_913)

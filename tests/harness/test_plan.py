@@ -36,7 +36,12 @@ def by_method(plan: Plan) -> dict[str, Any]:
 
 def test_defaults_are_those_of_the_mini_recipe(make: Make) -> None:
     plan = make()
-    assert (plan.backbone, plan.recipe, plan.weights, plan.precision) == ("mini", "mini", "pretrained", "fp32")
+    assert (plan.backbone.name, plan.recipe, plan.backbone.weights, plan.precision) == (
+        "mini",
+        "mini",
+        "pretrained",
+        "fp32",
+    )
     assert (plan.device, plan.kernels, plan.data_root, plan.fresh) == ("cpu", "auto", None, False)
     assert plan.argv[:3] == ("run", "--methods", "ademvl,memvp")
     assert [cell.method_name for cell in plan.cells] == ["ademvl", "memvp"]
@@ -110,8 +115,9 @@ def test_blind_of_another_method(make: Make) -> None:
 
 def test_a_pair_is_called_after_its_parts_or_as_the_user_says(make: Make) -> None:
     plan = make("--llm", "a/llama", "--vision", "b/vit")
-    assert (plan.backbone, plan.llm, plan.vision, plan.recipe) == ("llama+vit", "a/llama", "b/vit", "paper")
-    assert make("--llm", "a/llama", "--vision", "b/vit", "--backbone", "own").backbone == "own"
+    spec = plan.backbone
+    assert (spec.name, spec.llm, spec.vision, plan.recipe) == ("llama+vit", "a/llama", "b/vit", "paper")
+    assert make("--llm", "a/llama", "--vision", "b/vit", "--backbone", "own").backbone.name == "own"
 
 
 def test_params_needs_no_weights_and_takes_the_recipe() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from pathlib import Path
 
 import pytest
@@ -18,6 +17,7 @@ from harness.backbones.clip_llama import byte_tokenizer, load_vision
 from harness.backbones.decoder import DecoderModel
 from harness.backbones.encoding import IGNORED, TextEncoder
 from harness.backbones.vision import VisionTower
+from harness.checkpoints.authors import ours
 from methods import Attachment, Batch
 from methods.kernels.memory_read import memory_read
 
@@ -90,10 +90,6 @@ def golden_model(method: str, dtype: torch.dtype) -> tuple[DecoderModel, Attachm
     attachment.load_state_dict({ours(name): tensor for name, tensor in official.items()})
     attachment.train(False)
     return model, attachment, load_file(folder / "inputs.safetensors")
-
-
-def ours(official: str) -> str:
-    return re.sub(r"backbone\.visual\.transformer\.resblocks\.(\d+)\.adapter_mlp", r"adapter_vision.\1", official)
 
 
 def golden_batch(inputs: dict[str, Tensor], dtype: torch.dtype) -> Batch:

@@ -127,18 +127,18 @@ def test_adapters_serve_their_modality_under_the_authors_swapped_names(
 
 
 def test_fused_tokens_take_the_adapter_of_their_own_modality() -> None:
-    """With text adapters alone, one block and no attention after them, image tokens of a fused input stay as they are."""
+    """With text adapters alone, image tokens leave the first block, whose attention comes before, as they did."""
     model = tiny_beit3()
     batch = model.encode(TEXTS, answers=None, images=list(pictures(2)))
     kept: list[Tensor] = []
-    model.encoder.encoder.layers[0].register_forward_hook(lambda _, args, out: kept.append(out))
-    model.fused(batch)
-    fields = {"modalities": "text", "fused_adapters": True, "enhancer": "none"}
-    randomise(methods.get("mwa", **fields).attach(model, 0))
     handle = model.encoder.encoder.layers[0].register_forward_hook(lambda _, args, out: kept.append(out))
     model.fused(batch)
     handle.remove()
-    plain, adapted = kept[0], kept[-1]
+    fields = {"modalities": "text", "fused_adapters": True, "enhancer": "none"}
+    randomise(methods.get("mwa", **fields).attach(model, 0))
+    model.encoder.encoder.layers[0].register_forward_hook(lambda _, args, out: kept.append(out))
+    model.fused(batch)
+    plain, adapted = kept
     assert torch.equal(plain[:, :17], adapted[:, :17])
     assert not torch.isclose(plain[:, 17:], adapted[:, 17:], atol=1e-3).all(dim=2).any()
 
@@ -181,14 +181,16 @@ def test_on_a_decoder_everything_but_the_visual_prompt_starts_as_the_identity(
 def test_on_a_decoder_tokens_take_the_adapter_their_names_say(tiny_model: DecoderModel) -> None:
     attachment = methods.get("mwa", modalities="text", enhancer="none", tokens=4).attach(tiny_model, 0)
     one, _ = pictures(2)
-    plain: list[Tensor] = []
-    kept = tiny_model.llm.model.layers[0].register_forward_hook(lambda _, args, out: plain.append(out))
+    kept: list[Tensor] = []
+    tiny_model.llm.model.layers[0].register_forward_hook(lambda _, args, out: kept.append(out))
     decoder_hidden(tiny_model, [one, None])
-    randomise(attachment)
-    projector = dict(attachment.module.named_parameters(prefix=""))
-    del projector
-    kept.remove()
-    assert plain[0].shape[1] == max(len(TEXTS[0]) + 1 + 4, len(TEXTS[1]) + 1)
+    with torch.no_grad():
+        dict(attachment.named_parameters())["layers.0.adaptmlp_text.up_proj.bias"].fill_(1.0)
+    decoder_hidden(tiny_model, [one, None])
+    added = kept[1] - kept[0]
+    assert not added[0, 1:5].any()  # four visual tokens behind BOS
+    for text in (added[0, :1], added[0, 5:], added[1]):
+        torch.testing.assert_close(text, torch.full_like(text, 0.6), rtol=0, atol=1e-5)
 
 
 def test_on_a_decoder_each_modality_trains_its_own_adapter(tiny_model: DecoderModel) -> None:
@@ -222,4 +224,4 @@ def test_it_says_which_sites_a_backbone_lacks(tiny_model: DecoderModel) -> None:
     assert "mwa.tokens=5 is no square number" in str(methods.get("mwa", tokens=5).unmet(tiny_model))
     tiny_model.offers = frozenset({"llm.input", "llm.ffn"})
     said = methods.get("mwa").unmet(tiny_model)
-    assert said == "tiny offers neither encoder.block, encoder.ffn nor llm.block, llm.ffn, llm.input"
+    assert said == f"{tiny_model.name} offers neither encoder.block, encoder.ffn nor llm.block, llm.ffn, llm.input"

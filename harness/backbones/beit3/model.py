@@ -39,7 +39,7 @@ class EncoderModel(Backbone):
         self.name, self.encoder, self.text, self.folders = name, encoder, text, folders
         self.native_head = native_head
         self.image_size, self.image_mean, self.image_std = shape.image_size, HALF, HALF
-        self.embed_width = shape.width
+        self.embed_width = self.contrast_width = shape.width
         self.offers = frozenset({"encoder.ffn", "encoder.block", "encoder.linear", "encoder.weights", "embed"})
         self.shape = Shape(
             llm_width=shape.width,
@@ -156,10 +156,8 @@ class EncoderModel(Backbone):
         lengths = torch.tensor([len(ids) for ids in encoded])
         width = int(lengths.max())
         ids = torch.tensor([ids + [PAD] * (width - len(ids)) for ids in encoded])
-        rows = [row for row, image in enumerate(images) if image is not None]
-        size = self.image_size
-        pixels = torch.stack([images[row] for row in rows]) if rows else torch.zeros(0, 3, size, size)  # type: ignore[misc]
-        parts = (ids, lengths, torch.full_like(ids, IGNORED), pixels, torch.tensor(rows).long())
+        pixels, rows = self.stack(images)
+        parts = (ids, lengths, torch.full_like(ids, IGNORED), pixels, rows)
         return Batch(*(part.to(self.device) for part in parts))
 
     # Forward --------------------------------------------------------------------------------------------------

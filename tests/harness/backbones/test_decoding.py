@@ -53,9 +53,7 @@ def test_one_beam_is_greedy_as_hugging_faces(sharp_model: DecoderModel) -> None:
 def test_beams_of_a_row_do_not_depend_on_its_batch(name: str, sharp_model: DecoderModel) -> None:
     randomise(attach(name, sharp_model))
     images = [*pictures(2), None]
-    together = sharp_model.generate(
-        sharp_model.encode(PROMPTS, answers=None, images=images), max_new_tokens=6, beams=3
-    )
+    together = sharp_model.generate(sharp_model.encode(PROMPTS, answers=None, images=images), max_new_tokens=6, beams=3)
     for row, prompt in enumerate(PROMPTS):
         alone = sharp_model.encode([prompt], answers=None, images=images[row : row + 1])
         assert sharp_model.generate(alone, max_new_tokens=6, beams=3) == together[row : row + 1]
