@@ -6,6 +6,7 @@ Nothing heavy is imported before a command needs it: `--help` and `list` answer 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any, NoReturn
 from harness import commands
 from harness.settings import UsageError
 
-USAGE, INTERRUPTED = 2, 130
+USAGE, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
 _LARGEST_SEED = 2**32 - 1
 
 
@@ -32,13 +33,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        0: done, every cell ok or skipped; 1: some cell failed; 2: bad usage or data, nothing trained; 130: interrupted.
+        0: done, every cell ok or skipped; 1: some cell failed; 2: bad usage or data, nothing trained; 130: interrupted;
+        141: nobody reads the output any more.
     """
     argv = tuple(sys.argv[1:] if argv is None else argv)
     try:
         args = parser().parse_args(argv)
         args.argv = argv
-        return int(args.command(args))
+        code = int(args.command(args))
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # Whoever read our output has gone (`| head`); nothing more may be written at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
     except KeyboardInterrupt:
         print("vltune: interrupted", file=sys.stderr)
         return INTERRUPTED
@@ -70,7 +78,7 @@ def parser() -> argparse.ArgumentParser:
     _add_leaderboard(add("leaderboard", help="print the tables of all recorded runs"))
     _add_params(add("params", help="count parameters, without weights"))
     listing = add("list", help="print the names of methods, tasks or backbones")
-    listing.add_argument("what", choices=("methods", "tasks", "backbones"))
+    listing.add_argument("what", choices=("methods", "tasks", "backbones"), help="which names")
     listing.set_defaults(command=commands.list_names)
     _add_data(add("data", help="write the mini world's data, or check data of your own"))
     _add_backbone(add("backbone", help="pretrain the mini backbone"))

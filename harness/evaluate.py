@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
-from tqdm import tqdm
 
 from harness.backbones.backbone import Backbone
 from harness.meters import Stopwatch
+from harness.progress import progress
 from tasks import Example, Prediction, Task
 
 
@@ -39,7 +39,7 @@ def evaluate(
     predictions: dict[int, Prediction] = {}
     predict_ms, total, watch = 0.0, Stopwatch(model.device), Stopwatch(model.device)
     starts = range(0, len(examples), batch_size)
-    for start in tqdm(starts, desc=label, unit="batch", disable=None, leave=False):
+    for start in progress(starts, total=len(starts), label=label, unit="batch"):
         indices = by_length[start : start + batch_size]
         chosen = [examples[i] for i in indices]
         batch = task.batch(model, chosen, train=False)

@@ -49,6 +49,20 @@ _COSTS = (
     _Column("decode_ms_per_token", "Decode ms/token"),
 )
 
+_HEADERS = {
+    "accuracy": "Acc.",
+    **{f"accuracy_{name}": name.upper() for name in ("nat", "soc", "lan", "txt", "img", "no")},
+    "accuracy_g1_6": "G1-6",
+    "accuracy_g7_12": "G7-12",
+    "cider": "CIDEr",
+    "meteor": "METEOR",
+    "rouge_l": "ROUGE-L",
+    "spice": "SPICE",
+    "mean_recall": "Mean recall",
+    "tr_median_rank": "TR median rank",
+    "ir_median_rank": "IR median rank",
+}
+
 
 def frame(records: Iterable[Record]) -> pd.DataFrame:
     """One row per method within a table, seeds aggregated: scores are means, meters medians over seeds.
@@ -140,12 +154,12 @@ def _note(table: Table) -> str:
         loud.append("Measured on CPU.")
     if len(table.hardware) > 1:
         loud.append("Measured on different hardware or threads: times and memory are not comparable.")
-    said = [f"Task {table.task}, backbone {table.backbone}."]
+    said = [_escape(f"Task {table.task}, backbone {table.backbone}.")]
     if table.hardware:
-        said.append(f"Hardware: {'; '.join(table.hardware)}.")
+        said.append(_escape(f"Hardware: {'; '.join(table.hardware)}."))
     if common:
-        said.append(f"Shared options: {', '.join(f'{name}={show(value)}' for name, value in common.items())}.")
-    return " ".join([*(f"**{_escape(text)}**" for text in loud), *map(_escape, said)])
+        said.append(f"Shared options: {', '.join(_escape(f'{name}={show(value)}') for name, value in common.items())}.")
+    return " ".join([*(f"**{_escape(text)}**" for text in loud), *said])
 
 
 def _limit(value: Any) -> str:
@@ -161,7 +175,9 @@ def _grid(table: Table) -> str:
         cells = _embolden(table.rows, shown, metric.goal)
         if index == 0:
             cells = [cell + _interval(row.intervals.get(name)) for cell, row in zip(cells, table.rows, strict=True)]
-        columns.append((f"{_escape(_header(name))} {_escape(metric.unit)}" if index == 0 else _escape(name), cells))
+        columns.append(
+            (f"{_escape(_header(name))} {_escape(metric.unit)}" if index == 0 else _escape(_header(name)), cells)
+        )
         if index == 0:
             columns.append(("Seeds", [str(len(row.seeds)) for row in table.rows]))
     for cost in _COSTS:
@@ -230,7 +246,12 @@ def _excuse(row: Row) -> str:
 
 
 def _header(metric: str) -> str:
-    return "Acc." if metric == "accuracy" else metric
+    """A score as the field writes it; of other people's tasks its own name."""
+    if metric in _HEADERS:
+        return _HEADERS[metric]
+    if recall := re.fullmatch(r"(tr|ir)_r(\d+)", metric):
+        return f"{recall[1].upper()}@{recall[2]}"
+    return f"BLEU-{metric[5:]}" if re.fullmatch(r"bleu_\d", metric) else metric
 
 
 def _score(value: float | None) -> str:

@@ -48,20 +48,20 @@ def report(
         return json.dumps({row["method"]: row for row in rows}, indent=2)
     from tabulate import tabulate
 
-    shown = [
-        [
-            row["method"],
-            _number(row["trainable_params"]),
-            _percent(row),
-            _number(row["task_params"]),
-            _number(row["total_params"]),
-            row["reason"] or "",
-        ]
-        for row in rows
-    ]
-    headers = ["Method", "Trainable", "%", "Of it the task's", "Total", "Skipped because"]
-    align = ("left", "right", "right", "right", "right", "left")
-    return tabulate(shown, headers=headers, tablefmt="github", colalign=align, disable_numparse=True)
+    columns: dict[str, list[str]] = {
+        "Method": [row["method"] for row in rows],
+        "Trainable": [_number(row["trainable_params"]) for row in rows],
+        "%": [_percent(row) for row in rows],
+        "Of it the task's": [_number(row["task_params"]) for row in rows],
+        "Total": [_number(row["total_params"]) for row in rows],
+        "Skipped because": [row["reason"] or "" for row in rows],
+    }
+    if task is None:
+        del columns["Of it the task's"]
+    if not any(columns["Skipped because"]):
+        del columns["Skipped because"]
+    align = ["left" if name in ("Method", "Skipped because") else "right" for name in columns]
+    return tabulate(columns, headers="keys", tablefmt="github", colalign=align, disable_numparse=True)
 
 
 def count(

@@ -102,8 +102,8 @@ def _table(records: Sequence[Record], title: str) -> Table:
             chosen = [latest[seed] for seed in sorted(latest)]
             counted += chosen
             done.append(_aggregate(label, chosen))
-        else:
-            absent.append(_absent(label, runs))
+        if without := [run for run in runs if run.cell.seed not in latest]:
+            absent.append(_absent(label, without))
     metrics: dict[str, MetricValue] = {}
     for record in counted:
         for name, metric in record.metrics.items():

@@ -11,11 +11,11 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import nn
-from tqdm import tqdm
 
 from harness.backbones.backbone import Backbone
 from harness.meters import Stopwatch
 from harness.plan import TrainOptions
+from harness.progress import progress
 from methods import Attachment
 from tasks import Example, Task
 
@@ -119,7 +119,7 @@ def train(
     result, total, watch = TrainResult(), Stopwatch(model.device), Stopwatch(model.device)
     lengths = [model.text_length(prompt, answer) for prompt, answer in task.texts(examples, train=True)]
     batches = order(lengths, options.batch_size, steps=steps, seed=seed)
-    for step, indices in enumerate(tqdm(batches, total=steps, desc=label, unit="step", disable=None, leave=False)):
+    for step, indices in enumerate(progress(batches, total=steps, label=label, unit="step")):
         parts = _parts(model, task, [examples[i] for i in indices], options.accumulate)
         watch.restart()
         for group in optimizer.param_groups:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -26,7 +26,7 @@ class Backbone(VLModel):
     image_std: tuple[float, float, float]
     embed_width: int
     contrast_width: int = 256
-    native_head: dict[str, Tensor] | None = None
+    native_head: Mapping[str, Tensor] | None = None
     folders: tuple[Path, ...]
     head: nn.Module | None = None
 

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import logging
 import math
-import pickle
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 
 from harness.backbones import BackboneError
 from harness.backbones.beit3.multiway import FIRST_POSITION
+from harness.checkpoints import CheckpointError, reading
 
 logger = logging.getLogger(__name__)
 
@@ -97,33 +94,14 @@ def _check_names(path: Path, own: Iterable[str], expected: Iterable[str]) -> Non
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:
-    """Tensors by name, without a data-parallel prefix."""
-    if not path.is_file():
-        raise BackboneError(f"{path}: no such file; give an official BEiT-3 .pth or a .safetensors file")
-    loaded = _safetensors(path) if path.suffix == ".safetensors" else _pickle(path)
-    state = loaded.get("model", loaded) if isinstance(loaded, Mapping) else None
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise BackboneError(f"{path}: holds no tensors by name, neither at its top nor under 'model'")
-    return {str(name).removeprefix("module."): tensor for name, tensor in state.items()}
-
-
-def _safetensors(path: Path) -> dict[str, Tensor]:
+    """Tensors by name, without a data-parallel prefix; no code in the file is run."""
+    what = "an official BEiT-3 .pth or a .safetensors file"
     try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise BackboneError(f"{path}: not a readable safetensors file ({error}); download it again") from error
-
-
-def _pickle(path: Path) -> Any:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise BackboneError(
-            f"{path}: corrupt, or a pickle that needs code to be run, which is refused; save its tensors alone "
-            '(torch.save({"model": state_dict}, path)) or as safetensors'
-        ) from error
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
-        raise BackboneError(f"{path}: not a readable torch checkpoint; download it again") from error
+        if path.suffix == ".safetensors":
+            return reading.safetensors_file(path, what=what)
+        return reading.named_tensors(path, what=what)
+    except CheckpointError as error:
+        raise BackboneError(str(error)) from error
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -185,10 +185,10 @@ def test_a_pickle_that_needs_code_is_refused_and_not_run(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("a.pth", b"", "not a readable torch checkpoint|corrupt"),
-        ("a.pth", b"not a checkpoint at all", "corrupt"),
-        ("a.pth", b"PK\x03\x04 cut short", "not a readable torch checkpoint"),
-        ("a.safetensors", b"\x00" * 20, "not a readable safetensors file"),
+        ("a.pth", b"", "no readable torch file"),
+        ("a.pth", b"not a checkpoint at all", "no readable torch file|needs code"),
+        ("a.pth", b"PK\x03\x04 cut short", "no readable torch file"),
+        ("a.safetensors", b"\x00" * 20, "no readable safetensors file"),
         ("a.pth", None, "no such file"),
     ],
 )
@@ -204,7 +204,7 @@ def test_a_broken_file_is_refused_in_one_line(name: str, content: bytes | None, 
 @pytest.mark.parametrize("payload", [[torch.zeros(2)], {"model": {"epoch": 3}}, torch.zeros(3)])
 def test_a_file_without_named_tensors_is_refused(payload: object, tmp_path: Path) -> None:
     torch.save(payload, tmp_path / "a.pth")
-    with pytest.raises(BackboneError, match="no tensors by name"):
+    with pytest.raises(BackboneError, match="no tensors by name|not a tensor"):
         read(tmp_path / "a.pth")
 
 

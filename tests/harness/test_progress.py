@@ -1,0 +1,25 @@
+"""Signs of life: none at first in a log, then a line now and then, all items in order."""
+
+from __future__ import annotations
+
+import pytest
+
+from harness import progress
+
+
+def test_a_log_gets_a_line_when_work_takes_long(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter(range(0, 1000, 20))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    assert list(progress.progress("abcdef", total=6, label="train", unit="step")) == list("abcdef")
+    out, err = capsys.readouterr()
+    assert out == ""
+    lines = err.splitlines()
+    assert lines[0] == "train: 1 of 6 steps, about 3.3 min left"
+    assert len(lines) == 3
+
+
+def test_a_log_of_short_work_stays_empty(capsys: pytest.CaptureFixture[str]) -> None:
+    assert list(progress.progress([1, 2], total=2, label="train", unit="step")) == [1, 2]
+    assert capsys.readouterr().err == ""
