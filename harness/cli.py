@@ -98,7 +98,7 @@ def _add_run(run: argparse.ArgumentParser) -> None:
     run.add_argument("--seeds", type=_seeds, default=(0,), metavar="LIST", help="such as 0,1,2 (default: 0)")
     length = run.add_mutually_exclusive_group()
     length.add_argument("--epochs", type=_count, metavar="N", help="default: the backbone's recipe")
-    length.add_argument("--steps", type=_count, metavar="N", help="optimiser steps instead of epochs")
+    length.add_argument("--steps", type=_whole, metavar="N", help="optimiser steps instead of epochs; 0 trains nothing")
     run.add_argument("--batch-size", type=_count, metavar="N", help="examples per optimiser step")
     run.add_argument("--train-limit", type=_count, metavar="N", help="use a fixed subset of the training examples")
     run.add_argument("--eval-limit", type=_count, metavar="N", help="use a fixed subset of the test examples")
@@ -106,6 +106,14 @@ def _add_run(run: argparse.ArgumentParser) -> None:
     run.add_argument("--device", metavar="auto|cpu|cuda:N", help="default: auto")
     run.add_argument("--kernels", choices=("auto", "reference", "triton"), help="default: auto")
     _add_results(run)
+    run.add_argument("--save", action="store_true", help="keep what was trained, below adapters/ of the results")
+    run.add_argument(
+        "--init",
+        action="append",
+        default=[],
+        metavar="METHOD=DIR",
+        help="start from a saved or imported checkpoint; with --steps 0 it is evaluated as it is",
+    )
     run.add_argument("--fresh", action="store_true", help="run cells again that are recorded already")
     run.set_defaults(command=commands.run)
 
@@ -191,6 +199,12 @@ def _add_results(command: argparse.ArgumentParser) -> None:
 def _count(text: str) -> int:
     if not text.strip().isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
+    return int(text)
+
+
+def _whole(text: str) -> int:
+    if not text.strip().isdecimal():
+        raise argparse.ArgumentTypeError(f"must be a whole number, got {text!r}")
     return int(text)
 
 

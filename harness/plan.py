@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import methods
 import tasks
@@ -20,6 +20,9 @@ from harness.backbones import BackboneSpec, Precision
 from harness.backbones import check as check_backbone
 from harness.settings import UsageError, suggest
 from methods import setting
+
+if TYPE_CHECKING:
+    from harness.checkpoints.own import Saved
 
 Given = Mapping[str, Mapping[str, str]]
 """What the command line sets: texts by scope (a method, a task or `train`) and field."""
@@ -30,7 +33,7 @@ class TrainOptions:
     """How every method of a plan is trained; exactly one of `epochs` and `steps` is set."""
 
     epochs: int | None = setting(None, "passes over the training examples", low=1)
-    steps: int | None = setting(None, "optimiser steps", low=1)
+    steps: int | None = setting(None, "optimiser steps; 0 trains nothing", low=0)
     batch_size: int = setting(32, "examples per optimiser step", low=1)
     accumulate: int = setting(1, "micro-batches per optimiser step", low=1)
     lr: float | None = setting(None, "peak learning rate at this batch size; none for 9e-3 * batch_size / 256", above=0)
@@ -56,7 +59,10 @@ class TrainOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class CellPlan:
-    """One run. `explicit` holds what the command line set, as `scope.field` (or a run option's name): value."""
+    """One run. `explicit` holds what the command line set, as `scope.field` (or a run option's name): value.
+
+    `init` is the checkpoint that training starts from; None for the method's own initialisation.
+    """
 
     method_name: str
     method: methods.Method
@@ -65,6 +71,7 @@ class CellPlan:
     seed: int
     train: TrainOptions
     explicit: dict[str, Any]
+    init: Saved | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +97,7 @@ class Plan:
     kernels: machine.Kernels
     results: Path
     fresh: bool
+    save: bool
     recipe: str
     protocol: str
     argv: tuple[str, ...]
@@ -110,6 +118,8 @@ def build(args: argparse.Namespace) -> Plan:
     task_names = choose(args.task, tasks.names(), kind="task")
     given = _given(args, method_names, task_names)
     chosen = {name: _method(name, recipe, given) for name in method_names}
+    initial = _initial(args.init, method_names, given)
+    chosen |= {name: (saved.method, {}) for name, saved in initial.items()}
     on = {name: _task(name, recipe, given) for name in task_names}
     trains = {(m, t): _train(recipe, given, m, t) for m in method_names for t in task_names}
     _check_divisible(on, trains)
@@ -127,6 +137,7 @@ def build(args: argparse.Namespace) -> Plan:
             seed=seed,
             train=trains[method_name, task_name][0],
             explicit=explicit | trains[method_name, task_name][1] | task_explicit | method_explicit,
+            init=initial.get(method_name),
         )
         for task_name, (task, task_explicit) in on.items()
         for seed in args.seeds
@@ -143,6 +154,7 @@ def build(args: argparse.Namespace) -> Plan:
         kernels=machine.resolve_kernels(args.kernels or "auto"),
         results=args.results,
         fresh=args.fresh,
+        save=args.save,
         recipe=recipe.name,
         protocol=protocol.name,
         argv=args.argv,
@@ -239,6 +251,27 @@ def _given(args: argparse.Namespace, method_names: list[str], task_names: list[s
                 raise UsageError(f"--{flag.replace('_', '-')} and --set train.{flag} say the same; keep one")
             train[flag] = str(value)
     return given
+
+
+def _initial(items: Sequence[str], method_names: Sequence[str], given: Given) -> dict[str, Saved]:
+    """The checkpoints of `--init`, by method; their fields are the method's, so that nothing else may set them."""
+    found: dict[str, Saved] = {}
+    for item in items:
+        name, _, folder = item.partition("=")
+        if not folder or name not in method_names or name in found:
+            raise UsageError(
+                f"--init {item}: write METHOD=DIR, once for a method of --methods; {suggest(name, method_names)}"
+            )
+        from harness.checkpoints import own
+
+        saved = own.load(Path(folder).expanduser())
+        if saved.method_name != name:
+            raise UsageError(f"--init {item}: holds a checkpoint of {saved.method_name}, not of {name}")
+        if name in given:
+            field = next(iter(given[name]))
+            raise UsageError(f"--set {name}.{field}: the checkpoint of --init says what {name} is; drop this --set")
+        found[name] = saved
+    return found
 
 
 def _twin(blind: type[methods.Method], fields: Mapping[str, Any]) -> str:

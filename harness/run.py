@@ -16,19 +16,21 @@ from typing import Any
 import safetensors.torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
+from torch import Tensor
 
 import harness
 import methods
 import tasks
 from harness import backbones, leaderboard, meters, prepare, provenance, stats
 from harness.backbones.backbone import Backbone
+from harness.checkpoints import own
 from harness.evaluate import Evaluation, evaluate
 from harness.params import sizes
 from harness.plan import CellPlan, Plan
 from harness.prepare import Overlong, TaskData
 from harness.record import Cell, Meter, MetricValue, Record, cell_key, distribution, new_run_id, scalar, unavailable
 from harness.store import Store
-from harness.train import TrainResult, train, trained_parameters
+from harness.train import TrainResult, total_steps, train, trained_parameters
 from methods import Attachment
 from tasks import Metric, Prediction
 
@@ -63,6 +65,7 @@ class Outcome:
     metrics: dict[str, MetricValue]
     meters: dict[str, Meter]
     predictions: list[Prediction]
+    state: dict[str, Tensor] | None
 
 
 def execute(plan: Plan) -> int:
@@ -115,6 +118,10 @@ def _preflight(bench: Bench, cell: CellPlan) -> Ready:
         return Ready(unmet, None, code)
     attachment = cell.method.attach(bench.model, cell.seed)
     try:
+        if cell.init is not None:
+            own.fit(
+                cell.init.state, attachment.state_dict(), where=f"--init of {cell.method_name} on {bench.model.name}"
+            )
         return Ready(None, prepare.check_lengths(cell, bench.model, bench.data[cell.task_name]), code)
     finally:
         attachment.detach()
@@ -136,7 +143,7 @@ def _sources(cell: CellPlan) -> dict[str, Path]:
 def _identity(bench: Bench, cell: CellPlan) -> Cell:
     plan, data = bench.plan, bench.data[cell.task_name]
     options = {
-        "method": dataclasses.asdict(cell.method),
+        "method": dataclasses.asdict(cell.method) | ({"init_sha256": cell.init.sha256} if cell.init else {}),
         "task": dataclasses.asdict(cell.task),
         "train": dataclasses.asdict(cell.train),
         "run": {
@@ -193,6 +200,15 @@ def _cell(bench: Bench, plan: CellPlan, ready: Ready, number: str) -> str:
     )
     rows = [dataclasses.asdict(prediction) for prediction in outcome.predictions] if outcome else None
     path = bench.store.append(record, rows)
+    if outcome is not None and outcome.state:
+        own.save(
+            bench.plan.results / "adapters" / path.relative_to(bench.plan.results / "runs").with_suffix(""),
+            method_name=plan.method_name,
+            method=plan.method,
+            state=outcome.state,
+            backbone=bench.model.name,
+            note=f"run {record.run_id}",
+        )
     _say(f"{label}: {_headline(record)} -> {path}")
     return status
 
@@ -207,8 +223,10 @@ def _measure(bench: Bench, plan: CellPlan, label: str) -> Outcome:
         bench.model.head.requires_grad_(False)
     try:
         data = bench.data[plan.task_name]
+        if plan.init is not None:
+            _restore(bench.model, attachment, plan.init)
         training, trained = None, None
-        if plan.method.trains:
+        if plan.method.trains and total_steps(len(data.train), plan.train):
             with meters.peak_memory(bench.model.device) as peak:
                 training = train(
                     bench.model,
@@ -240,9 +258,20 @@ def _measure(bench: Bench, plan: CellPlan, label: str) -> Outcome:
             **_evaluation_meters(evaluation, evaluated, latency),
             "load_wall_s": scalar(bench.load_wall_s, "s"),
         }
-        return Outcome({name: _metric(score) for name, score in scores.items()}, readings, evaluation.predictions)
+        state = trained_parameters(bench.model, attachment) if run.save else {}
+        kept = {name: parameter.detach().cpu().clone() for name, parameter in state.items()}
+        metrics = {name: _metric(score) for name, score in scores.items()}
+        return Outcome(metrics, readings, evaluation.predictions, kept or None)
     finally:
         attachment.detach()
+
+
+def _restore(model: Backbone, attachment: Attachment, init: own.Saved) -> None:
+    """Load a checkpoint into the method and, where it holds them, into the task's own parameters."""
+    head = {name.removeprefix(own.HEAD): t for name, t in init.state.items() if name.startswith(own.HEAD)}
+    attachment.load_state_dict({name: t for name, t in init.state.items() if not name.startswith(own.HEAD)})
+    if head and model.head is not None:
+        model.head.load_state_dict(head)
 
 
 def _accelerator(plan: Plan) -> Accelerator:
@@ -273,7 +302,7 @@ def _training_meters(training: TrainResult | None, peak: meters.PeakMemory | Non
         "energy_joules": later,
     }
     if training is None or peak is None:
-        untrained = unavailable("this baseline is not trained")
+        untrained = unavailable("not trained")
         names = (
             "train_step_ms",
             "train_samples_per_s",

@@ -45,13 +45,17 @@ class _Description(BaseModel):
 
 @dataclass(frozen=True)
 class Saved:
-    """A checkpoint: a method with its fields, its tensors, the backbone they were trained on, how it came about."""
+    """A checkpoint: a method with its fields, its tensors, the backbone they were trained on, how it came about.
+
+    `sha256` is that of the file of the tensors; empty for what comes from nowhere.
+    """
 
     method_name: str
     method: Method
     state: Mapping[str, Tensor]
     backbone: str
     note: str
+    sha256: str = ""
 
 
 def save(
@@ -101,7 +105,7 @@ def load(folder: Path) -> Saved:
     if reading.sha256(folder / TENSORS) != found.sha256:
         raise CheckpointError(f"{folder / TENSORS}: not what {DESCRIPTION} describes (sha256); copy the folder again")
     state = reading.safetensors_file(folder / TENSORS, what=WHAT)
-    return Saved(found.method, method, state, found.backbone, found.note)
+    return Saved(found.method, method, state, found.backbone, found.note, found.sha256)
 
 
 def fit(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], *, where: str) -> None:

@@ -75,9 +75,9 @@ def test_perfect_predictions_score_the_maximum_and_shuffled_ones_near_chance(cas
     truth = TRUTHS[name_of(task)](examples)
     assert primary(task, truth, examples) >= BEST[name_of(task)]
     swapped: dict[str, Prediction] = {}
-    for kind in (True, False):  # a caption to be ranked stays one
-        own = [p for p, e in zip(truth, examples, strict=True) if (e.image is None) == kind]
-        others = own[len(own) // 2 :] + own[: len(own) // 2]
+    for pictured, part in ((True, 2), (False, 3)):  # a caption to be ranked stays one, and does not follow its image
+        own = [p for p, e in zip(truth, examples, strict=True) if (e.image is not None) == pictured]
+        others = own[len(own) // part :] + own[: len(own) // part]
         swapped |= {mine.id: replace(other, id=mine.id) for mine, other in zip(own, others, strict=True)}
     shuffled = [swapped[prediction.id] for prediction in truth]
     assert primary(task, shuffled, examples) <= CHANCE[name_of(task)]
