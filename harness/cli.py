@@ -98,7 +98,7 @@ def _add_run(run: argparse.ArgumentParser) -> None:
     run.add_argument("--seeds", type=_seeds, default=(0,), metavar="LIST", help="such as 0,1,2 (default: 0)")
     length = run.add_mutually_exclusive_group()
     length.add_argument("--epochs", type=_count, metavar="N", help="default: the backbone's recipe")
-    length.add_argument("--steps", type=_whole, metavar="N", help="optimiser steps instead of epochs; 0 trains nothing")
+    length.add_argument("--steps", type=_whole, metavar="N", help="optimiser steps instead of epochs; 0 with --init")
     run.add_argument("--batch-size", type=_count, metavar="N", help="examples per optimiser step")
     run.add_argument("--train-limit", type=_count, metavar="N", help="use a fixed subset of the training examples")
     run.add_argument("--eval-limit", type=_count, metavar="N", help="use a fixed subset of the test examples")
@@ -204,7 +204,7 @@ def _count(text: str) -> int:
 
 def _whole(text: str) -> int:
     if not text.strip().isdecimal():
-        raise argparse.ArgumentTypeError(f"must be a whole number, got {text!r}")
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1 (0 with --init), got {text!r}")
     return int(text)
 
 

@@ -33,7 +33,7 @@ class TrainOptions:
     """How every method of a plan is trained; exactly one of `epochs` and `steps` is set."""
 
     epochs: int | None = setting(None, "passes over the training examples", low=1)
-    steps: int | None = setting(None, "optimiser steps; 0 trains nothing", low=0)
+    steps: int | None = setting(None, "optimiser steps; 0 evaluates a checkpoint as it is", low=0)
     batch_size: int = setting(32, "examples per optimiser step", low=1)
     accumulate: int = setting(1, "micro-batches per optimiser step", low=1)
     lr: float | None = setting(None, "peak learning rate at this batch size; none for 9e-3 * batch_size / 256", above=0)
@@ -123,6 +123,7 @@ def build(args: argparse.Namespace) -> Plan:
     on = {name: _task(name, recipe, given) for name in task_names}
     trains = {(m, t): _train(recipe, given, m, t) for m in method_names for t in task_names}
     _check_divisible(on, trains)
+    _check_trained(chosen, initial, trains)
     if args.data_root is not None and not args.data_root.exists():
         raise UsageError(f"--data-root {args.data_root}: no such folder; name the folder that holds the task's files")
     device = machine.resolve_device(args.device or "auto")
@@ -305,6 +306,17 @@ def _fields(
     base = settings.read(cls, tables.get(scope, {}), where=f"{recipe.file}: {scope}.")
     own = settings.read(cls, given.get(scope, {}), where=f"--set {scope}.")
     return base | own, {f"{scope}.{field}": value for field, value in own.items()}
+
+
+def _check_trained(
+    chosen: Mapping[str, tuple[methods.Method, dict[str, Any]]],
+    initial: Mapping[str, Saved],
+    trains: Mapping[tuple[str, str], tuple[TrainOptions, Any]],
+) -> None:
+    """Refuse to evaluate a method as it is before any training, which says nothing about it."""
+    for (name, _), (options, _explicit) in trains.items():
+        if options.steps == 0 and chosen[name][0].trains and name not in initial:
+            raise UsageError(f"train.steps=0 must be at least 1 for {name}, or give --init {name}=DIR to evaluate it")
 
 
 def _check_divisible(

@@ -50,9 +50,17 @@ MISTAKES = [
     ((*RUN, "--epochs", "1", "--steps", "5"), "argument --steps: not allowed with argument --epochs"),
     *(
         ((*RUN, flag, value), f"argument {flag}: must be a whole number of at least 1, got {value!r}")
-        for flag in ("--epochs", "--steps", "--batch-size", "--train-limit", "--eval-limit")
+        for flag in ("--epochs", "--batch-size", "--train-limit", "--eval-limit")
         for value in ("0", "-1", "1.5")
     ),
+    *(
+        (
+            (*RUN, "--steps", value),
+            f"argument --steps: must be a whole number of at least 1 (0 with --init), got {value!r}",
+        )
+        for value in ("-1", "1.5")
+    ),
+    ((*RUN, "--steps", "0"), "train.steps=0 must be at least 1 for ademvl, or give --init ademvl=DIR to evaluate it"),
     ((*RUN, "--seeds", "0,x"), "argument --seeds: seeds are whole numbers from 0 to 4294967295, got 'x'"),
     ((*RUN, "--seeds", "-1"), "argument --seeds: seeds are whole numbers from 0 to 4294967295, got '-1'"),
     ((*RUN, "--seeds", ","), "argument --seeds: names no seed"),

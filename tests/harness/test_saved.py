@@ -57,7 +57,7 @@ def test_a_saved_run_evaluated_again_predicts_the_same(vltune: Run, tmp_path: Pa
     assert again["meters"]["train_step_ms"] == {"value": None, "reason": "not trained"}
     assert again["cell"]["options"]["method"]["tokens"] == 4
     assert len(again["cell"]["options"]["method"]["init_sha256"]) == 64
-    assert vltune(steps=0) == 0  # the method's own start: another cell, another result
+    assert vltune("--init", f"llava={saved(first, tmp_path)}", steps=3) == 0  # trained further: another cell
     third = next(file for file, _ in made(tmp_path) if file not in (first, second))
     assert predictions(third) != predictions(first)
 
@@ -86,6 +86,8 @@ def test_what_does_not_fit_is_one_line_before_any_training(
         err = capsys.readouterr().err
         assert said in err
         assert len(err.splitlines()) == 1
+    assert vltune(steps=0) == 2
+    assert "train.steps=0 must be at least 1 for llava, or give --init llava=DIR" in capsys.readouterr().err
     assert vltune("--init", f"lora={folder}", methods="lora") == 2
     assert "holds a checkpoint of llava, not of lora" in capsys.readouterr().err
     assert len(made(tmp_path)) == 1
