@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import sys
 import time
 import traceback
@@ -13,26 +12,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState, GradientState
-from torch import Tensor
-
 import harness
 import methods
 import tasks
-from harness import backbones, leaderboard, meters, prepare, provenance, stats
+from harness import backbones, leaderboard, prepare, provenance
 from harness.backbones.backbone import Backbone
 from harness.checkpoints import own
-from harness.evaluate import Evaluation, evaluate
-from harness.params import sizes
+from harness.measure import measure
 from harness.plan import CellPlan, Plan
 from harness.prepare import Overlong, TaskData
-from harness.record import Cell, Meter, MetricValue, Record, cell_key, distribution, new_run_id, scalar, unavailable
+from harness.record import Cell, Record, cell_key, new_run_id, scalar
 from harness.store import Store
-from harness.train import TrainResult, total_steps, train, trained_parameters
-from methods import Attachment
-from tasks import Metric, Prediction
 
 INTERRUPTED = 130
 
@@ -56,16 +46,6 @@ class Ready:
     skip: str | None
     overlong: Overlong | None
     code: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a finished cell measured."""
-
-    metrics: dict[str, MetricValue]
-    meters: dict[str, Meter]
-    predictions: list[Prediction]
-    state: dict[str, Tensor] | None
 
 
 def execute(plan: Plan) -> int:
@@ -183,7 +163,7 @@ def _cell(bench: Bench, plan: CellPlan, ready: Ready, number: str) -> str:
         status, reason = "skipped", ready.skip
     else:
         try:
-            outcome = _measure(bench, plan, label)
+            outcome = measure(bench.model, plan, bench.plan, bench.data[plan.task_name], label=label)
         except KeyboardInterrupt:
             status, reason = "interrupted", "stopped by the user (Ctrl-C)"
         except Exception as error:  # noqa: BLE001 - the cell boundary: recorded with its traceback, the matrix goes on
@@ -195,7 +175,7 @@ def _cell(bench: Bench, plan: CellPlan, ready: Ready, number: str) -> str:
         traceback=failure,
         cell=identity,
         metrics=outcome.metrics if outcome else {},
-        meters=outcome.meters if outcome else {},
+        meters={**outcome.meters, "load_wall_s": scalar(bench.load_wall_s, "s")} if outcome else {},
         provenance=_provenance(bench, plan, ready, started),
     )
     rows = [dataclasses.asdict(prediction) for prediction in outcome.predictions] if outcome else None
@@ -211,133 +191,6 @@ def _cell(bench: Bench, plan: CellPlan, ready: Ready, number: str) -> str:
         )
     _say(f"{label}: {_headline(record)} -> {path}")
     return status
-
-
-def _measure(bench: Bench, plan: CellPlan, label: str) -> Outcome:
-    """Attach, train, predict, score and meter one cell; the backbone is given back whatever happens."""
-    run = bench.plan
-    accelerator = _accelerator(run)
-    attachment = plan.method.attach(bench.model, plan.seed)
-    attachment.keep(bench.model.use_head(lambda: plan.task.head(bench.model), seed=plan.seed))
-    if bench.model.head is not None and not plan.method.trains:
-        bench.model.head.requires_grad_(False)
-    try:
-        data = bench.data[plan.task_name]
-        if plan.init is not None:
-            _restore(bench.model, attachment, plan.init)
-        training, trained = None, None
-        if plan.method.trains and total_steps(len(data.train), plan.train):
-            with meters.peak_memory(bench.model.device) as peak:
-                training = train(
-                    bench.model,
-                    attachment,
-                    plan.task,
-                    data.train,
-                    plan.train,
-                    accelerator=accelerator,
-                    seed=plan.seed,
-                    label=f"{label}: train",
-                )
-                trained = peak()
-        with meters.peak_memory(bench.model.device) as peak:
-            evaluation = evaluate(
-                bench.model,
-                plan.task,
-                data.evaluation,
-                accelerator=accelerator,
-                batch_size=plan.train.eval_batch_size,
-                label=f"{label}: evaluate",
-            )
-            evaluated = peak()
-        with accelerator.autocast():
-            latency = meters.latency(bench.model, plan.task, data.evaluation)
-        scores = plan.task.score(evaluation.predictions, data.evaluation)
-        readings = {
-            **_sizes(bench.model, attachment),
-            **_training_meters(training, trained),
-            **_evaluation_meters(evaluation, evaluated, latency),
-            "load_wall_s": scalar(bench.load_wall_s, "s"),
-        }
-        state = trained_parameters(bench.model, attachment) if run.save else {}
-        kept = {name: parameter.detach().cpu().clone() for name, parameter in state.items()}
-        metrics = {name: _metric(score) for name, score in scores.items()}
-        return Outcome(metrics, readings, evaluation.predictions, kept or None)
-    finally:
-        attachment.detach()
-
-
-def _restore(model: Backbone, attachment: Attachment, init: own.Saved) -> None:
-    """Load a checkpoint into the method and, where it holds them, into the task's own parameters."""
-    head = {name.removeprefix(own.HEAD): t for name, t in init.state.items() if name.startswith(own.HEAD)}
-    attachment.load_state_dict({name: t for name, t in init.state.items() if not name.startswith(own.HEAD)})
-    if head and model.head is not None:
-        model.head.load_state_dict(head)
-
-
-def _accelerator(plan: Plan) -> Accelerator:
-    """A fresh accelerator per cell: accelerate keeps its state in a process-wide singleton."""
-    os.environ["ACCELERATE_TORCH_DEVICE"] = plan.device
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
-    precision = "no" if plan.precision == "fp32" else plan.precision
-    return Accelerator(cpu=plan.device == "cpu", mixed_precision=precision)
-
-
-def _sizes(model: Backbone, attachment: Attachment) -> dict[str, Meter]:
-    found = sizes(model, attachment)
-    state = {name: p.detach().cpu().contiguous() for name, p in trained_parameters(model, attachment).items()}
-    return {
-        "trainable_params": scalar(found.trainable, "params"),
-        "task_params": scalar(found.task, "params"),
-        "total_params": scalar(found.total, "params"),
-        "adapter_bytes": scalar(len(safetensors.torch.save(state)) if state else 0, "bytes"),
-    }
-
-
-def _training_meters(training: TrainResult | None, peak: meters.PeakMemory | None) -> dict[str, Meter]:
-    later = unavailable("not measured by this version of vltune")
-    readings: dict[str, Meter] = {
-        "train_flops_per_sample": later,
-        "infer_flops_per_sample": later,
-        "energy_joules": later,
-    }
-    if training is None or peak is None:
-        untrained = unavailable("not trained")
-        names = (
-            "train_step_ms",
-            "train_samples_per_s",
-            "train_peak_bytes",
-            "train_peak_reserved_bytes",
-            "train_wall_s",
-        )
-        return {**readings, **dict.fromkeys(names, untrained)}
-    return {
-        **readings,
-        "train_step_ms": distribution(training.step_ms, "ms"),
-        "train_samples_per_s": scalar(training.samples / training.wall_s, "samples/s"),
-        "train_peak_bytes": peak.used,
-        "train_peak_reserved_bytes": peak.reserved,
-        "train_wall_s": scalar(training.wall_s, "s"),
-    }
-
-
-def _evaluation_meters(evaluation: Evaluation, peak: meters.PeakMemory, latency: meters.Latency) -> dict[str, Meter]:
-    return {
-        "eval_peak_bytes": peak.used,
-        "eval_peak_reserved_bytes": peak.reserved,
-        "infer_ms_per_sample": latency.infer_ms_per_sample,
-        "infer_ms_per_sample_batched": scalar(evaluation.predict_ms / len(evaluation.predictions), "ms"),
-        "prefill_ms": latency.prefill_ms,
-        "decode_ms_per_token": latency.decode_ms_per_token,
-        "eval_wall_s": scalar(evaluation.wall_s, "s"),
-    }
-
-
-def _metric(score: Metric) -> MetricValue:
-    interval = None if score.successes is None or not score.n else stats.wilson(score.successes, score.n)
-    return MetricValue(
-        value=score.value, unit=score.unit, goal=score.goal, n=score.n, ci95=interval, reason=score.reason
-    )
 
 
 def _provenance(bench: Bench, plan: CellPlan, ready: Ready, started: datetime) -> dict[str, Any]:

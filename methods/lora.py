@@ -5,7 +5,7 @@ Sites: of a decoder `llm.input` and `llm.linear`; of an encoder of both modaliti
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import peft
@@ -47,24 +47,23 @@ class LoRA(Method):
                 return f"{model.name} has no linear layer named {target!r} (lora.target_modules)"
         return prompt_unmet(model, self.tokens, field="lora.tokens") if tower == "llm" else None
 
-    def peft_config(self, model: VLModel) -> peft.LoraConfig:
-        """What peft is told; saved beside its weights."""
-        tower = _tower(model)
-        names = linear_names(model.tower(tower), self.target_modules)
-        plain = all(name.endswith(tuple(f".{target}" for target in self.target_modules)) for name in names)
+    def peft_config(self, layers: Sequence[str], *, decoder: bool) -> peft.LoraConfig:
+        """What peft is told, and finds beside its weights; by short names where these say which `layers` are meant."""
+        plain = all(name.endswith(tuple(f".{target}" for target in self.target_modules)) for name in layers)
         return peft.LoraConfig(
-            task_type="CAUSAL_LM" if tower == "llm" else None,
+            task_type="CAUSAL_LM" if decoder else None,
             r=self.rank,
             lora_alpha=self.alpha,  # type: ignore[arg-type]  # peft divides it by the rank, so any number will do
             lora_dropout=self.dropout,
-            target_modules=list(self.target_modules) if plain else names,
+            target_modules=list(self.target_modules) if plain else list(layers),
             use_dora=self.dora,
             use_rslora=self.rslora,
         )
 
     def attach(self, model: VLModel, seed: int) -> Attachment:
         """Wrap the linear layers and, on a decoder, plug the projector in."""
-        tower, config = _tower(model), self.peft_config(model)
+        tower = _tower(model)
+        config = self.peft_config(linear_names(model.tower(tower), self.target_modules), decoder=tower == "llm")
         wrapped: list[peft.LoraModel] = []
 
         def wrap() -> nn.Module:

@@ -21,7 +21,7 @@ from tasks import Example, Metric, Model, Prediction, Task, setting
 from tasks.io.caption_files import CaptionedImage, read_captions
 from tasks.io.caption_scores import cider_by_image, score_captions
 from tasks.io.caption_text import blip_caption, continued_caption, published_caption
-from tasks.io.pictures import CLIP, IMAGENET, Norm, PictureMemory, crop_and_flip
+from tasks.io.pictures import NORMS, PictureMemory, crop_and_flip, norm_named
 from tasks.io.scienceqa_scores import check_same_ids
 
 CODE = "ADEM-VL, util/coco_karpathy_dataset.py"
@@ -68,7 +68,7 @@ class CocoCaption(Task):
     image_norm: str = setting(
         "clip",
         "constants that normalise pictures; `backbone`: those its vision tower was trained with",
-        choices=("clip", "imagenet", "backbone"),
+        choices=NORMS,
         source=CODE,
     )
     augment: str = setting(
@@ -153,7 +153,7 @@ class CocoCaption(Task):
             else None
         )
         paths = [example.image for example in examples]
-        images = self._pictures.batch(paths, model.image_size, self._norm(model), square=square)
+        images = self._pictures.batch(paths, model.image_size, norm_named(self.image_norm, model), square=square)
         answers = [answer for _, answer in texts] if train else None
         return model.encode([prompt for prompt, _ in texts], answers=answers, images=images)
 
@@ -192,11 +192,6 @@ class CocoCaption(Task):
             ValueError: not exactly one prediction for each example.
         """
         return score_captions(_outputs(predictions, examples), _images(examples))
-
-    def _norm(self, model: Model) -> Norm:
-        if self.image_norm == "backbone":
-            return Norm(model.image_mean, model.image_std)
-        return {"imagenet": IMAGENET, "clip": CLIP}[self.image_norm]
 
 
 def _images(examples: Sequence[Example]) -> list[CaptionedImage]:

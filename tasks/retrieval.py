@@ -19,7 +19,7 @@ from tasks import DataError, Example, Metric, Model, Prediction, Task, setting
 from tasks.io.caption_files import read_captions
 from tasks.io.caption_image import check_unique
 from tasks.io.contrast import Heads, info_nce
-from tasks.io.pictures import CLIP, IMAGENET, Norm, PictureMemory
+from tasks.io.pictures import NORMS, PictureMemory, norm_named
 from tasks.io.ranking import rank_pairs
 from tasks.io.retrieval_items import FOLD_IMAGES, Candidates, Item, candidates, ranked_items, training_pairs
 from tasks.io.retrieval_metrics import Fold, score_ranks
@@ -85,7 +85,7 @@ class Retrieval(Task):
     image_norm: str = setting(
         "backbone",
         "constants that normalise pictures; `backbone`: those its vision tower was trained with",
-        choices=("backbone", "clip", "imagenet"),
+        choices=NORMS,
     )
     holdout: float = setting(
         0.0, "share of images for val and for test where an official COCO folder has one annotation file only"
@@ -158,7 +158,9 @@ class Retrieval(Task):
             DataError: a picture is missing or broken.
         """
         items, texts = _items(examples), [text for text, _ in self.texts(examples, train=train)]
-        images = self._pictures.batch([item.image for item in items], model.image_size, self._norm(model))
+        images = self._pictures.batch(
+            [item.image for item in items], model.image_size, norm_named(self.image_norm, model)
+        )
         if not train:
             return model.encode(texts, answers=None, images=images)
         return Pairs(
@@ -236,11 +238,6 @@ class Retrieval(Task):
 
     def _groups(self, examples: Sequence[Example]) -> list[Candidates]:
         return candidates(_items(examples), by_fold=self.protocol == "coco-1k")
-
-    def _norm(self, model: Model) -> Norm:
-        if self.image_norm == "backbone":
-            return Norm(model.image_mean, model.image_std)
-        return {"imagenet": IMAGENET, "clip": CLIP}[self.image_norm]
 
 
 def _items(examples: Sequence[Example]) -> list[Item]:

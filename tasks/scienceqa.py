@@ -16,7 +16,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from tasks import Example, Metric, Model, Prediction, Task, setting
-from tasks.io.pictures import CLIP, IMAGENET, Norm, PictureMemory
+from tasks.io.pictures import NORMS, PictureMemory, norm_named
 from tasks.io.scienceqa_problems import LETTERS, Question, check_picture_files, find_folder, read_questions
 from tasks.io.scienceqa_prompt import ANSWER_LEAD, FORMATS, answer_text, letter_choice, prompt_text
 from tasks.io.scienceqa_scores import check_same_ids, score_choices
@@ -42,7 +42,7 @@ class ScienceQA(Task):
     image_norm: str = setting(
         "imagenet",
         "constants that normalise pictures; `backbone`: those its vision tower was trained with",
-        choices=("imagenet", "clip", "backbone"),
+        choices=NORMS,
         source="ADEM-VL util/datasets.py: ImageNet, although the tower is CLIP",
     )
     answer_by: str = setting(
@@ -95,7 +95,9 @@ class ScienceQA(Task):
             DataError: a picture is missing or broken.
         """
         texts = self.texts(examples, train=train)
-        images = self._pictures.batch([example.image for example in examples], model.image_size, self._norm(model))
+        images = self._pictures.batch(
+            [example.image for example in examples], model.image_size, norm_named(self.image_norm, model)
+        )
         answers = [answer for _, answer in texts] if train else None
         return model.encode([prompt for prompt, _ in texts], answers=answers, images=images)
 
@@ -128,11 +130,6 @@ class ScienceQA(Task):
         """
         check_same_ids([prediction.id for prediction in predictions], [example.id for example in examples])
         return score_choices({prediction.id: prediction.choice for prediction in predictions}, _questions(examples))
-
-    def _norm(self, model: Model) -> Norm:
-        if self.image_norm == "backbone":
-            return Norm(model.image_mean, model.image_std)
-        return {"imagenet": IMAGENET, "clip": CLIP}[self.image_norm]
 
 
 def _questions(examples: Sequence[Example]) -> list[Question]:

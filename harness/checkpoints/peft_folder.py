@@ -11,7 +11,7 @@ has not (biases, patterns of ranks, modules that are saved whole, starts that ch
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,10 @@ def write(saved: Saved, out: Path) -> None:
     if not isinstance(saved.method, LoRA):
         raise CheckpointError(f"--out {out}: peft's format is for method lora, not {saved.method_name}")
     with writing.new_folder(out) as beside:
-        _config(saved.method, lora, decoder=bool(projector)).save_pretrained(str(beside))
+        layers = sorted({name.removeprefix(BASE).split(".lora_")[0] for name in lora})
+        config = saved.method.peft_config(layers, decoder=bool(projector))
+        config.inference_mode = True
+        config.save_pretrained(str(beside))
         save_file(lora, beside / TENSORS, metadata={"format": "pt"})
         if projector:
             save_file({PROJECTOR_PREFIX + name: tensor for name, tensor in projector.items()}, beside / PROJECTOR)
@@ -68,18 +71,6 @@ def write(saved: Saved, out: Path) -> None:
 
 def _part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
-
-
-def _config(method: LoRA, names: Iterable[str], *, decoder: bool) -> peft.LoraConfig:
-    """What `LoRA.peft_config` says, from the names of the tensors instead of the model."""
-    layers = sorted({name.removeprefix(BASE).split(".lora_")[0] for name in names})
-    ends = tuple(f".{target}" for target in method.target_modules)
-    return peft.LoraConfig(
-        task_type="CAUSAL_LM" if decoder else None,
-        target_modules=list(method.target_modules) if all(name.endswith(ends) for name in layers) else layers,
-        inference_mode=True,
-        **{theirs: getattr(method, ours) for theirs, ours in FIELDS.items()},
-    )
 
 
 def _fields(path: Path) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -25,11 +25,28 @@ class Norm(NamedTuple):
     std: tuple[float, float, float]
 
 
+class Normalised(Protocol):
+    """A model that says which image constants its vision tower was trained with."""
+
+    image_mean: tuple[float, float, float]
+    image_std: tuple[float, float, float]
+
+
 IMAGENET = Norm((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CLIP = Norm((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 
 Square = Callable[[Image.Image, int], Image.Image]
 """Makes a square picture of the given side in pixels."""
+
+NORMS = ("imagenet", "clip", "backbone")
+"""What tasks offer as `image_norm`."""
+
+
+def norm_named(name: str, model: Normalised) -> Norm:
+    """The constants of a name in `NORMS`; `backbone` means the model's own."""
+    own = Norm(model.image_mean, model.image_std)
+    return {"imagenet": IMAGENET, "clip": CLIP, "backbone": own}[name]
+
 
 # All that Pillow raises on broken bytes: its own errors are OSErrors, its decoders let the others through.
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, Image.DecompressionBombError)

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
 import methods
-from methods.lora import PREFIX, LoRA
+from methods.lora import PREFIX, LoRA, linear_names
 from tests.contract.test_methods import make_batch, randomise
 
 if TYPE_CHECKING:
@@ -46,7 +46,8 @@ def test_a_saved_state_is_loaded_by_peft_itself(
         tmp_path / "adapter_model.safetensors",
     )
     attachment.detach()
-    method.peft_config(tiny_model).save_pretrained(str(tmp_path))
+    names = linear_names(tiny_model.llm, method.target_modules)
+    method.peft_config(names, decoder=True).save_pretrained(str(tmp_path))
     plain = AutoModelForCausalLM.from_pretrained(tiny_folders[0])
     loaded = peft.PeftModel.from_pretrained(plain, str(tmp_path)).eval()
     torch.testing.assert_close(loaded(input_ids=ids).logits, expected, rtol=0, atol=1e-5)
