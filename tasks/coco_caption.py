@@ -21,6 +21,7 @@ from tasks import Example, Metric, Model, Prediction, Task, setting
 from tasks.io.caption_files import CaptionedImage, read_captions
 from tasks.io.caption_scores import cider_by_image, score_captions
 from tasks.io.caption_text import blip_caption, continued_caption, published_caption
+from tasks.io.of_kind import of_kind
 from tasks.io.pictures import NORMS, PictureMemory, crop_and_flip, norm_named
 from tasks.io.scienceqa_scores import check_same_ids
 
@@ -195,16 +196,7 @@ class CocoCaption(Task):
 
 
 def _images(examples: Sequence[Example]) -> list[CaptionedImage]:
-    """The examples, known to be captioned images.
-
-    Raises:
-        TypeError: an example of another task.
-    """
-    images = [example for example in examples if isinstance(example, CaptionedImage)]
-    if len(images) < len(examples):
-        other = next(example for example in examples if not isinstance(example, CaptionedImage))
-        raise TypeError(f"coco_caption describes captioned images, got {type(other).__name__} {other.id!r}")
-    return images
+    return of_kind(examples, CaptionedImage, "coco_caption describes captioned images")
 
 
 def _outputs(predictions: Sequence[Prediction], examples: Sequence[Example]) -> dict[str, str]:

@@ -19,6 +19,7 @@ from tasks import DataError, Example, Metric, Model, Prediction, Task, setting
 from tasks.io.caption_files import read_captions
 from tasks.io.caption_image import check_unique
 from tasks.io.contrast import Heads, info_nce
+from tasks.io.of_kind import of_kind
 from tasks.io.pictures import NORMS, PictureMemory, norm_named
 from tasks.io.ranking import rank_pairs
 from tasks.io.retrieval_items import FOLD_IMAGES, Candidates, Item, candidates, ranked_items, training_pairs
@@ -241,16 +242,7 @@ class Retrieval(Task):
 
 
 def _items(examples: Sequence[Example]) -> list[Item]:
-    """The examples, known to be of this task.
-
-    Raises:
-        TypeError: an example of another task.
-    """
-    items = [example for example in examples if isinstance(example, Item)]
-    if len(items) < len(examples):
-        other = next(example for example in examples if not isinstance(example, Item))
-        raise TypeError(f"retrieval ranks images and captions, got {type(other).__name__} {other.id!r}")
-    return items
+    return of_kind(examples, Item, "retrieval ranks images and captions")
 
 
 def _heads(model: Model) -> Heads:

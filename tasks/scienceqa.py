@@ -16,6 +16,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from tasks import Example, Metric, Model, Prediction, Task, setting
+from tasks.io.of_kind import of_kind
 from tasks.io.pictures import NORMS, PictureMemory, norm_named
 from tasks.io.scienceqa_problems import LETTERS, Question, check_picture_files, find_folder, read_questions
 from tasks.io.scienceqa_prompt import ANSWER_LEAD, FORMATS, answer_text, letter_choice, prompt_text
@@ -133,16 +134,7 @@ class ScienceQA(Task):
 
 
 def _questions(examples: Sequence[Example]) -> list[Question]:
-    """The examples, known to be questions.
-
-    Raises:
-        TypeError: an example of another task.
-    """
-    questions = [example for example in examples if isinstance(example, Question)]
-    if len(questions) < len(examples):
-        other = next(example for example in examples if not isinstance(example, Question))
-        raise TypeError(f"scienceqa answers questions, got {type(other).__name__} {other.id!r}")
-    return questions
+    return of_kind(examples, Question, "scienceqa answers questions")
 
 
 def _likeliest(question: Question, logprobs: Sequence[float]) -> Prediction:

@@ -29,6 +29,7 @@ class Backbone(VLModel):
     native_head: Mapping[str, Tensor] | None = None
     folders: tuple[Path, ...]
     head: nn.Module | None = None
+    _visual: Tensor | None = None  # of the forward in progress
 
     @property
     @abstractmethod
@@ -48,6 +49,17 @@ class Backbone(VLModel):
     @abstractmethod
     def parameters(self) -> list[nn.Parameter]:
         """The backbone's own parameters, each once, and what a method has put into its towers."""
+
+    @property
+    def visual_tokens(self) -> Tensor:
+        """See `VLModel.visual_tokens`.
+
+        Raises:
+            RuntimeError: read before any forward.
+        """
+        if self._visual is None:
+            raise RuntimeError("visual_tokens is known during a forward only")
+        return self._visual
 
     @property
     @abstractmethod

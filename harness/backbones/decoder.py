@@ -78,7 +78,6 @@ class DecoderModel(Backbone):
         self._without_image: tuple[int, ...] = ()
         self._own_tokens = 0
         self._withheld = 0
-        self._visual: Tensor | None = None
 
     @property
     def device(self) -> torch.device:
@@ -135,17 +134,6 @@ class DecoderModel(Backbone):
         """See `VLModel.on_block`."""
         blocks = self.vision.blocks if tower == "vision" else self.llm.model.layers
         return blocks[layer].register_forward_hook(lambda _, args, out: out + branch(out).to(out.dtype))
-
-    @property
-    def visual_tokens(self) -> Tensor:
-        """See `VLModel.visual_tokens`.
-
-        Raises:
-            RuntimeError: read before any forward.
-        """
-        if self._visual is None:
-            raise RuntimeError("visual_tokens is known during a forward only")
-        return self._visual
 
     def tower(self, tower: Tower) -> nn.Module:
         """See `VLModel.tower`."""

@@ -51,7 +51,6 @@ class EncoderModel(Backbone):
             vocab=shape.vocab,
         )
         self._withheld = 0
-        self._visual: Tensor | None = None
 
     @property
     def device(self) -> torch.device:
@@ -91,17 +90,6 @@ class EncoderModel(Backbone):
         """See `VLModel.on_block`."""
         block = self._layer(tower, layer)
         return block.register_forward_hook(lambda _, args, out: out + branch(out).to(out.dtype))
-
-    @property
-    def visual_tokens(self) -> Tensor:
-        """See `VLModel.visual_tokens`: all of an image, none of a text, the first of a fused sequence.
-
-        Raises:
-            RuntimeError: read before any forward.
-        """
-        if self._visual is None:
-            raise RuntimeError("visual_tokens is known during a forward only")
-        return self._visual
 
     def tower(self, tower: Tower) -> nn.Module:
         """See `VLModel.tower`.

@@ -148,4 +148,7 @@ def test_a_misfit_names_key_and_shapes(kind: str) -> None:
 
 
 def test_a_head_is_no_part_of_the_method() -> None:
-    own.fit({"a": torch.ones(2), "head.x": torch.ones(1)}, {"a": torch.empty(2, device="meta")}, where="x")
+    expected = {"a": torch.empty(2, device="meta")}
+    own.fit({"a": torch.ones(2), "head.x": torch.ones(1)}, expected, where="x")
+    with pytest.raises(CheckpointError, match="unknown 'x'"):
+        own.fit({"a": torch.ones(2), "x": torch.ones(1)}, expected, where="x")
