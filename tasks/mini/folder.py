@@ -21,6 +21,18 @@ def all_sizes(defaults: Mapping[str, int], sizes: Mapping[str, int]) -> dict[str
     return {**defaults, **sizes}
 
 
+def split_sizes(*, train: int, val: int, test: int) -> dict[str, int]:
+    """The sizes by split, in the order in which splits are written.
+
+    Raises:
+        ValueError: a negative size.
+    """
+    sizes = {"train": train, "val": val, "test": test}
+    if min(sizes.values()) < 0:
+        raise ValueError(f"split sizes must not be negative, got {sizes}")
+    return sizes
+
+
 def ensure_folder(cache_root: Path, name: str, key: object, write: Callable[[Path], None]) -> Path:
     """The folder `name`-HASH of a data set, written on first use; a killed write leaves no half data set behind.
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from random import Random
 
 from . import text
-from .folder import all_sizes, ensure_folder
+from .folder import all_sizes, ensure_folder, split_sizes
 from .render import render
 from .world import VERSION as WORLD_VERSION
 from .world import Scene, sample_scene
@@ -102,9 +102,7 @@ def write(root: Path, *, train: int, val: int, test: int, seed: int = 0) -> None
     Raises:
         ValueError: a negative split size.
     """
-    sizes = {"train": train, "val": val, "test": test}
-    if min(sizes.values()) < 0:
-        raise ValueError(f"split sizes must not be negative, got {sizes}")
+    sizes = split_sizes(train=train, val=val, test=test)
     rng, shown = Random(seed), set[str]()
     problems: dict[str, dict[str, object]] = {}
     captions: dict[str, str] = {}
