@@ -77,6 +77,7 @@ def parser() -> argparse.ArgumentParser:
     _add_run(add("run", help="train and evaluate methods on tasks, then print the leaderboard"))
     _add_leaderboard(add("leaderboard", help="print the tables of all recorded runs"))
     _add_params(add("params", help="count parameters, without weights"))
+    _add_bench(add("bench", help="time the kernels, the training step and decoding against the slow way"))
     listing = add("list", help="print the names of methods, tasks or backbones")
     listing.add_argument("what", choices=("methods", "tasks", "backbones"), help="which names")
     listing.set_defaults(command=commands.list_names)
@@ -115,6 +116,12 @@ def _add_run(run: argparse.ArgumentParser) -> None:
         help="start from a saved or imported checkpoint; with --steps 0 it is evaluated as it is",
     )
     run.add_argument("--fresh", action="store_true", help="run cells again that are recorded already")
+    run.add_argument(
+        "--profile",
+        action="store_true",
+        help="profile a few more steps of each cell once it is measured: a trace for TensorBoard below profiles/ of "
+        "the results, and a table of the ten operators that take most time; implies --fresh",
+    )
     run.set_defaults(command=commands.run)
 
 
@@ -132,6 +139,14 @@ def _add_params(params: argparse.ArgumentParser) -> None:
     params.add_argument("--task", metavar="NAME", help="count the task's own parameters too, such as new heads")
     params.add_argument("--format", choices=("md", "json"), default="md", help="default: md")
     params.set_defaults(command=commands.params)
+
+
+def _add_bench(bench: argparse.ArgumentParser) -> None:
+    bench.add_argument("what", choices=("memory-read", "step", "decode", "all"), help="what to time")
+    bench.add_argument("--device", metavar="auto|cpu|cuda:N", help="default: auto")
+    bench.add_argument("--out", type=Path, metavar="FILE", help="write everything measured as JSON too")
+    bench.add_argument("--reduced", action="store_true", help="tiny sizes: shows that all of it runs, not how fast")
+    bench.set_defaults(command=commands.bench)
 
 
 def _add_data(data: argparse.ArgumentParser) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import sys
 from pathlib import Path
 
 import methods
@@ -55,6 +56,23 @@ def params(args: argparse.Namespace) -> int:
     from harness.params import report
 
     print(report(chosen, spec, task=task, format=args.format))
+    return 0
+
+
+def bench(args: argparse.Namespace) -> int:
+    """`bench`: check the fast paths, then time them; 1 when one of them is wrong."""
+    from harness import machine
+
+    device = machine.resolve_device(args.device or "auto")
+    from harness.bench import suite
+    from harness.bench.result import BenchError
+
+    names = suite.SUITES if args.what == "all" else (args.what,)
+    try:
+        suite.run(names, device=device, reduced=args.reduced, out=args.out, argv=args.argv)
+    except BenchError as error:
+        print(f"vltune: wrong result, so no speed is reported: {error}", file=sys.stderr)
+        return 1
     return 0
 
 

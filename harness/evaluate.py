@@ -39,7 +39,7 @@ def evaluate(
     predictions: dict[int, Prediction] = {}
     predict_ms, total, watch = 0.0, Stopwatch(model.device), Stopwatch(model.device)
     starts = range(0, len(examples), batch_size)
-    for start in progress(starts, total=len(starts), label=label, unit="batch"):
+    for start in progress(starts, total=len(starts), label=label, units="batches"):
         indices = by_length[start : start + batch_size]
         chosen = [examples[i] for i in indices]
         batch = task.batch(model, chosen, train=False)

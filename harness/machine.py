@@ -43,12 +43,19 @@ def resolve_precision(asked: Precision | None, device: str) -> Precision:
     return asked or ("fp32" if device == "cpu" else "bf16")
 
 
-def resolve_kernels(asked: Kernels) -> Kernels:
-    """What was asked for.
+def resolve_kernels(asked: Kernels, device: str) -> Kernels:
+    """The implementation that was asked for; `auto` stays `auto` where the fused kernels can run, else the reference.
 
     Raises:
-        UsageError: triton, of which this version has no kernel.
+        UsageError: triton, where it cannot run.
     """
-    if asked == "triton":
-        raise UsageError("--kernels triton: this version has no Triton kernel; use --kernels auto or reference")
-    return asked
+    if asked == "reference":
+        return asked
+    import torch
+
+    from methods.kernels import memory_read
+
+    reason = memory_read.unavailable(torch.device(device))
+    if asked == "triton" and reason is not None:
+        raise UsageError(f"--kernels triton: {reason}; or use --kernels auto")
+    return asked if reason is None else "reference"

@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 from torch import Tensor
 
-from harness import meters, stats
+from harness import meters, profile, stats
 from harness.backbones.backbone import Backbone
 from harness.checkpoints import own
 from harness.evaluate import Evaluation, evaluate
@@ -18,7 +18,7 @@ from harness.params import sizes
 from harness.plan import CellPlan, Plan
 from harness.prepare import TaskData
 from harness.record import Meter, MetricValue, distribution, scalar, unavailable
-from harness.train import TrainResult, total_steps, train, trained_parameters
+from harness.train import TrainResult, total_steps, train, trained_parameters, ways
 from methods import Attachment
 from tasks import Metric, Prediction
 
@@ -49,7 +49,7 @@ def measure(model: Backbone, cell: CellPlan, plan: Plan, data: TaskData, *, labe
             _restore(model, attachment, cell.init)
         training, trained = None, None
         if cell.method.trains and total_steps(len(data.train), cell.train):
-            with meters.peak_memory(model.device) as peak:
+            with ways(model, cell.train, data.train), meters.peak_memory(model.device) as peak:
                 training = train(
                     model,
                     attachment,
@@ -60,7 +60,7 @@ def measure(model: Backbone, cell: CellPlan, plan: Plan, data: TaskData, *, labe
                     seed=cell.seed,
                     label=f"{label}: train",
                 )
-                trained = peak()
+                trained = _memory(peak(), cell, plan)
         with meters.peak_memory(model.device) as peak:
             evaluation = evaluate(
                 model,
@@ -70,7 +70,7 @@ def measure(model: Backbone, cell: CellPlan, plan: Plan, data: TaskData, *, labe
                 batch_size=cell.train.eval_batch_size,
                 label=f"{label}: evaluate",
             )
-            evaluated = peak()
+            evaluated = _memory(peak(), cell, plan)
         with accelerator.autocast():
             latency = meters.latency(model, cell.task, data.evaluation)
         scores = cell.task.score(evaluation.predictions, data.evaluation)
@@ -82,6 +82,8 @@ def measure(model: Backbone, cell: CellPlan, plan: Plan, data: TaskData, *, labe
         state = trained_parameters(model, attachment) if plan.save else {}
         kept = {name: parameter.detach().cpu().clone() for name, parameter in state.items()}
         metrics = {name: _metric(score) for name, score in scores.items()}
+        if plan.profile:
+            profile.report(model, attachment, cell, plan, data, accelerator=accelerator, label=label)
         return Outcome(metrics, readings, evaluation.predictions, kept or None)
     finally:
         attachment.detach()
@@ -140,6 +142,13 @@ def _training_meters(training: TrainResult | None, peak: meters.PeakMemory | Non
         "train_peak_reserved_bytes": peak.reserved,
         "train_wall_s": scalar(training.wall_s, "s"),
     }
+
+
+def _memory(peak: meters.PeakMemory, cell: CellPlan, plan: Plan) -> meters.PeakMemory:
+    """A process keeps hundreds of MB of what a profiler took, so on a CPU only the first cell's peak is its own."""
+    if not plan.profile or plan.device != "cpu" or cell is plan.cells[0]:
+        return peak
+    return meters.PeakMemory(unavailable("only measured for the first cell of a run with --profile"), peak.reserved)
 
 
 def _evaluation_meters(evaluation: Evaluation, peak: meters.PeakMemory, latency: meters.Latency) -> dict[str, Meter]:

@@ -43,6 +43,8 @@ class TrainOptions:
     beta2: float = setting(0.95, "AdamW's second moment", low=0, below=1)
     clip_norm: float | None = setting(None, "largest norm of all gradients; none for no clipping", above=0)
     eval_batch_size: int = setting(16, "examples per batch of evaluation", low=1)
+    compile: bool = setting(False, "train through torch.compile")
+    checkpointing: bool = setting(False, "compute activations again in the backward pass, to save memory")
 
     def __post_init__(self) -> None:
         settings.check_limits(self)
@@ -98,6 +100,7 @@ class Plan:
     results: Path
     fresh: bool
     save: bool
+    profile: bool
     recipe: str
     protocol: str
     argv: tuple[str, ...]
@@ -127,8 +130,13 @@ def build(args: argparse.Namespace) -> Plan:
     if args.data_root is not None and not args.data_root.exists():
         raise UsageError(f"--data-root {args.data_root}: no such folder; name the folder that holds the task's files")
     device = machine.resolve_device(args.device or "auto")
+    if args.profile:
+        from harness import profile
+
+        profile.check(device)
     shared = {name: getattr(args, name) for name in ("train_limit", "eval_limit", "weights", "precision", "kernels")}
     explicit = {name: value for name, value in shared.items() if value is not None}
+    explicit |= {"profile": True} if args.profile else {}
     cells = tuple(
         CellPlan(
             method_name=method_name,
@@ -152,10 +160,11 @@ def build(args: argparse.Namespace) -> Plan:
         eval_limit=args.eval_limit,
         precision=machine.resolve_precision(args.precision or recipe.precision, device),
         device=device,
-        kernels=machine.resolve_kernels(args.kernels or "auto"),
+        kernels=machine.resolve_kernels(args.kernels or "auto", device),
         results=args.results,
-        fresh=args.fresh,
+        fresh=args.fresh or args.profile,
         save=args.save,
+        profile=args.profile,
         recipe=recipe.name,
         protocol=protocol.name,
         argv=args.argv,

@@ -13,15 +13,15 @@ T = TypeVar("T")
 LOG_EVERY_S = 30.0
 
 
-def progress(items: Iterable[T], *, total: int, label: str, unit: str) -> Iterator[T]:
+def progress(items: Iterable[T], *, total: int, label: str, units: str) -> Iterator[T]:
     """The items, with how far they are on stderr; what a log shows begins after half a minute."""
     if sys.stderr.isatty():
-        yield from tqdm(items, total=total, desc=label, unit=unit, leave=False)
+        yield from tqdm(items, total=total, desc=label, unit=units, leave=False)
         return
     started = said = time.monotonic()
     for done, item in enumerate(items):
         now = time.monotonic()
         if done and now - said >= LOG_EVERY_S:
             said, left = now, (now - started) / done * (total - done)
-            print(f"{label}: {done} of {total} {unit}s, about {left / 60:.1f} min left", file=sys.stderr, flush=True)
+            print(f"{label}: {done} of {total} {units}, about {left / 60:.1f} min left", file=sys.stderr, flush=True)
         yield item

@@ -23,6 +23,8 @@ from harness.plan import CellPlan, Plan
 from harness.prepare import Overlong, TaskData
 from harness.record import Cell, Record, cell_key, new_run_id, scalar
 from harness.store import Store
+from harness.train import ways
+from methods.kernels import Kernels
 
 INTERRUPTED = 130
 
@@ -96,6 +98,7 @@ def _preflight(bench: Bench, cell: CellPlan) -> Ready:
     unmet = f"{bench.model.name} offers no {', '.join(lacking)}" if lacking else cell.method.unmet(bench.model)
     if unmet is not None:
         return Ready(unmet, None, code)
+    ways(bench.model, cell.train).close()
     attachment = cell.method.attach(bench.model, cell.seed)
     try:
         if cell.init is not None:
@@ -133,7 +136,7 @@ def _identity(bench: Bench, cell: CellPlan) -> Cell:
             "weights_sha256": bench.weights_sha256,
             "precision": plan.precision,
             "device": plan.device.split(":")[0],
-            "kernels": "reference",
+            "kernels": plan.kernels,
             "train_limit": plan.train_limit,
             "eval_limit": plan.eval_limit,
         },
@@ -158,6 +161,7 @@ def _cell(bench: Bench, plan: CellPlan, ready: Ready, number: str) -> str:
         _say(f"{label}: kept {found.run_id} ({_headline(found)})")
         return found.status
     started, outcome, failure = datetime.now(UTC), None, None
+    bench.model.kernels = Kernels(bench.plan.kernels)
     status, reason = "ok", None
     if ready.skip is not None:
         status, reason = "skipped", ready.skip
@@ -200,7 +204,7 @@ def _provenance(bench: Bench, plan: CellPlan, ready: Ready, started: datetime) -
         argv=bench.plan.argv,
         device=bench.plan.device,
         precision=bench.plan.precision,
-        kernels="reference",
+        kernels=", ".join(sorted(bench.model.kernels.ran)) or "none",
         data={"root": str(data.root), "sha256": data.sha256, "prompts_cut": cut},
         weights={"sha256": bench.weights_sha256},
         code=ready.code,

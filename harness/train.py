@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import nn
 
+from harness.backbones import cache_folder
 from harness.backbones.backbone import Backbone
 from harness.meters import Stopwatch
 from harness.plan import TrainOptions
@@ -19,6 +22,8 @@ from harness.progress import progress
 from methods import Attachment
 from tasks import Example, Task
 
+T = TypeVar("T")
+R = TypeVar("R")
 BUCKET = 16
 WARM_UP_STEPS = 5  # allocator, caches and thread pools settle; not part of the step times
 
@@ -89,6 +94,40 @@ def order(lengths: Sequence[int], batch_size: int, *, steps: int, seed: int) -> 
             yield batches[number]
 
 
+def ways(model: Backbone, options: TrainOptions, examples: Sequence[Example] = ()) -> ExitStack:
+    """Set up how the model is to be run in training, until the stack is closed.
+
+    Features of the examples' pictures are computed once, where training does not change them.
+
+    Raises:
+        BackboneError: the backbone cannot run in such a way.
+    """
+    with ExitStack() as stack:
+        if options.checkpointing:
+            stack.callback(model.recompute().remove)
+        if options.compile:
+            stack.callback(model.compile().remove)
+        if pictures := {example.image for example in examples if example.image is not None}:
+            stack.callback(model.keep_features(cache_folder() / "features", pictures=len(pictures)).remove)
+        return stack.pop_all()
+
+
+def ahead(make: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, R]]:
+    """Each item with what `make` makes of it, while one thread already makes the next one.
+
+    One at a time and in order, so that whatever `make` draws at random is drawn in order too.
+    """
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="loader") as loader:
+        waiting: tuple[T, Future[R]] | None = None
+        for item in items:
+            following = (item, loader.submit(make, item))
+            if waiting is not None:
+                yield waiting[0], waiting[1].result()
+            waiting = following
+        if waiting is not None:
+            yield waiting[0], waiting[1].result()
+
+
 def train(
     model: Backbone,
     attachment: Attachment,
@@ -99,11 +138,12 @@ def train(
     accelerator: Accelerator,
     seed: int,
     label: str,
+    profiler: torch.profiler.profile | None = None,
 ) -> TrainResult:
     """Train the attachment's parameters, and the task's own, in place.
 
     Each step takes `batch_size` examples in `accumulate` parts; a part counts by its `Task.weight` (labelled tokens),
-    so the gradient is that of the whole batch.
+    so the gradient is that of the whole batch. A profiler is told of the end of each step.
 
     Raises:
         DivergedError: the loss is NaN or infinite.
@@ -119,8 +159,8 @@ def train(
     result, total, watch = TrainResult(), Stopwatch(model.device), Stopwatch(model.device)
     lengths = [model.text_length(prompt, answer) for prompt, answer in task.texts(examples, train=True)]
     batches = order(lengths, options.batch_size, steps=steps, seed=seed)
-    for step, indices in enumerate(progress(batches, total=steps, label=label, unit="step")):
-        parts = _parts(model, task, [examples[i] for i in indices], options.accumulate)
+    loaded = ahead(lambda indices: _parts(model, task, [examples[i] for i in indices], options.accumulate), batches)
+    for step, (indices, parts) in enumerate(progress(loaded, total=steps, label=label, units="steps")):
         watch.restart()
         for group in optimizer.param_groups:
             group["lr"] = rate * learning_rate(step, total=steps, options=options)
@@ -135,6 +175,8 @@ def train(
         if step >= min(WARM_UP_STEPS, steps - 1):
             result.step_ms.append(watch.ms())
         result.samples += len(indices)
+        if profiler is not None:
+            profiler.step()
     result.wall_s = total.ms() / 1e3
     attachment.train(False)
     return result

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar, run
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from methods.kernels import Kernels
+
 M = TypeVar("M", bound="nn.Module")
 Tower = Literal["llm", "vision", "encoder"]
 """The parts of a backbone: a decoder LLM and its vision tower, or one encoder for both modalities."""
@@ -53,6 +55,8 @@ class Batch:
     labels: Tensor  # [B, T] int64, -100 where no loss is taken
     pixel_values: Tensor  # [N, 3, H, W], N <= B
     image_rows: Tensor  # [N] int64
+    # What tells the pictures apart, where the backbone keeps their features.
+    image_keys: tuple[bytes, ...] = dataclasses.field(default=(), kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -106,11 +110,13 @@ class VLModel(ABC):
     `offers` names the sites: of a decoder `llm.input`, `llm.ffn`, `llm.block`, `llm.linear`, `llm.weights`,
     `vision.ffn`, `vision.cls`, `vision.weights`; of an encoder of both modalities `encoder.ffn`, `encoder.block`,
     `encoder.linear`, `encoder.weights`. What a task needs is among them too: `decode` (token by token), `embed`.
+    `kernels` says which implementation of a shared operation a method is to call.
     """
 
     name: str
     shape: Shape
     offers: frozenset[str]
+    kernels: Kernels
 
     @abstractmethod
     def on_images(self, hook: ImageHook, *, insert: Insert | None = None) -> Handle:

@@ -56,7 +56,7 @@ class AdemVL(Method):
 
     def attach(self, model: VLModel, seed: int) -> Attachment:
         """Plug the CLS token, the fusion of every layer and the vision adapters in."""
-        module = model.build(lambda: _AdemModule(self, model), seed=seed)
+        module = model.build(lambda: AdemModule(self, model), seed=seed)
         memory = Memory()
 
         def prepare(images: Images) -> Tensor | None:
@@ -66,7 +66,8 @@ class AdemVL(Method):
             return module.adapter_proj_cls(images.tokens[:, :1]) if self.cls else None
 
         def fuse(x: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-            return self.alpha * memory_read(x, keys, values, form="adem", drop_ratio=self.drop_ratio)
+            impl = model.kernels.choose(x, keys)
+            return memory_read(x, keys, values, form="adem", drop_ratio=self.drop_ratio, scale=self.alpha, impl=impl)
 
         insert = Insert(before="Image: ", tokens=1, without_image="Image: N/A") if self.cls else None
         handles = [model.on_images(prepare, insert=insert)]
@@ -75,7 +76,9 @@ class AdemVL(Method):
         return Attachment(module, handles)
 
 
-class _AdemModule(SlotEmbeddings):
+class AdemModule(SlotEmbeddings):
+    """The trained parameters, named as in the authors' checkpoints."""
+
     def __init__(self, method: AdemVL, model: VLModel) -> None:
         shape = model.shape
         super().__init__(sum(method.scales), shape.llm_width)

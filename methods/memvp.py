@@ -42,7 +42,7 @@ class MemVP(Method):
 
     def attach(self, model: VLModel, seed: int) -> Attachment:
         """Plug the memory of every layer and the vision adapters in."""
-        module = model.build(lambda: _MemVPModule(self, model), seed=seed)
+        module = model.build(lambda: MemVPModule(self, model), seed=seed)
         memory = Memory()
 
         def prepare(images: Images) -> None:
@@ -53,7 +53,8 @@ class MemVP(Method):
 
         def recall(x: Tensor, keys: Tensor, values: Tensor) -> Tensor:
             dropout = self.dropout if module.training else 0.0
-            return self.scale * memory_read(x, keys, values, form="memvp", dropout=dropout)
+            impl = model.kernels.choose(x, keys)
+            return memory_read(x, keys, values, form="memvp", dropout=dropout, scale=self.scale, impl=impl)
 
         handles = [model.on_images(prepare)]
         handles += [model.on_ffn("llm", layer, memory.reader(recall)) for layer in range(model.shape.llm_layers)]
@@ -61,7 +62,9 @@ class MemVP(Method):
         return Attachment(module, handles)
 
 
-class _MemVPModule(SlotEmbeddings):
+class MemVPModule(SlotEmbeddings):
+    """The trained parameters, named as in the authors' checkpoints."""
+
     def __init__(self, method: MemVP, model: VLModel) -> None:
         shape = model.shape
         super().__init__(method.slots, shape.llm_width)

@@ -93,8 +93,8 @@ def test_ci_and_readme_call_environments_that_exist() -> None:
         assert called
         assert set(called) <= known
     ci = (ROOT / ".ci/run").read_text(encoding="utf-8")
-    assert "\ntox run -e py\n" in ci
-    assert "`tox run -e py`" in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert "\ntox run -e py,interp\n" in ci
+    assert "`tox run -e py,interp`" in (ROOT / "README.md").read_text(encoding="utf-8")
     assert os.access(ROOT / ".ci/run", os.X_OK)
 
 

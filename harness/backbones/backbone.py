@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from harness.backbones import BackboneError
 from methods import Batch, Handle, M, VLModel
 
 
@@ -120,6 +121,30 @@ class Backbone(VLModel):
         built = self.build(factory, seed=seed)
         self.head = built[0] if len(built) else None
         return Undo(self._drop_head)
+
+    def keep_features(self, folder: Path, *, pictures: int) -> Handle:
+        """Compute a picture's features once where training does not change them, and keep them below `folder`.
+
+        Until the handle is removed, and for as many pictures as said. Where they change, or there is no vision tower of
+        its own, nothing is kept.
+        """
+        return Undo()
+
+    def recompute(self) -> Handle:
+        """Keep only the input of each layer for the backward pass, and compute the layer again there.
+
+        Raises:
+            BackboneError: this backbone cannot.
+        """
+        raise BackboneError(f"{self.name} offers no gradient checkpointing; set train.checkpointing=false")
+
+    def compile(self) -> Handle:
+        """Train through torch.compile until the handle is removed.
+
+        Raises:
+            BackboneError: this backbone cannot.
+        """
+        raise BackboneError(f"{self.name} offers no compilation; set train.compile=false")
 
     def _drop_head(self) -> None:
         self.head = None

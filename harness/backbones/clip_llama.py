@@ -20,6 +20,7 @@ from transformers import (
     AutoTokenizer,
     CLIPVisionConfig,
     CLIPVisionModel,
+    Dinov2Config,
     Dinov2Model,
     LlamaConfig,
     PretrainedConfig,
@@ -42,10 +43,33 @@ HALF = Normalisation((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 DINOV2_IMAGE_SIZE = 224  # its config names 518; position embeddings are interpolated, as in its own evaluations
 MINI_WEIGHTS = Path(__file__).parent / "mini" / "weights"
 
-LLAMA_SHAPES: dict[str, dict[str, Any]] = {
-    "llama-7b": {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32},
-    "llama-13b": {"hidden_size": 5120, "intermediate_size": 13824, "num_hidden_layers": 40, "num_attention_heads": 40},
+_LLAMA = {"vocab_size": 32000, "max_position_embeddings": 2048}
+LLM_SHAPES: dict[str, dict[str, Any]] = {
+    "llama-7b": _LLAMA
+    | {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32},
+    "llama-13b": _LLAMA
+    | {"hidden_size": 5120, "intermediate_size": 13824, "num_hidden_layers": 40, "num_attention_heads": 40},
+    "smol": {
+        "vocab_size": 49152,
+        "max_position_embeddings": 8192,
+        "hidden_size": 576,
+        "intermediate_size": 1536,
+        "num_hidden_layers": 30,
+        "num_attention_heads": 9,
+        "num_key_value_heads": 3,
+        "rms_norm_eps": 1e-5,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e5},
+        "tie_word_embeddings": True,
+    },
 }
+DINOV2_SMALL = Dinov2Config(
+    hidden_size=384,
+    num_hidden_layers=12,
+    num_attention_heads=6,
+    patch_size=14,
+    image_size=518,
+    use_mask_token=False,
+)
 VIT_L14 = CLIPVisionConfig(
     hidden_size=1024,
     intermediate_size=4096,
@@ -83,7 +107,7 @@ def _sources(spec: BackboneSpec, cache: Path) -> tuple[str, str] | None:
         return spec.llm, spec.vision
     if spec.name == "mini":
         return str(MINI_WEIGHTS / "llm"), str(MINI_WEIGHTS / "vision")
-    if spec.name == "smol":
+    if spec.name == "smol" and spec.weights == "pretrained":
         from harness.backbones import smol_weights
 
         try:
@@ -151,8 +175,9 @@ def _random(
     llm_config: PretrainedConfig
     vision_config: PretrainedConfig
     if sources is None:
-        llm_config = LlamaConfig(vocab_size=32000, max_position_embeddings=2048, **LLAMA_SHAPES[spec.name])
-        vision_config, family = VIT_L14, FAMILIES["clip"]
+        llm_config = LlamaConfig(**LLM_SHAPES[spec.name])
+        vision_config = DINOV2_SMALL if spec.name == "smol" else VIT_L14
+        family = _family(vision_config, spec.name)
     else:
         llm_config, vision_config = _config(sources[0]), _config(sources[1])
         family = _family(vision_config, sources[1])

@@ -6,7 +6,8 @@ token, so a prediction depends on its row alone and attention needs no mask.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,16 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 from transformers import DynamicCache, PreTrainedModel
 
 from harness.backbones.backbone import Backbone, Undo
 from harness.backbones.decoding import Decoding, beam_search, greedy
 from harness.backbones.encoding import IGNORED, TextEncoder
+from harness.backbones.features import FeatureStore, picture_keys
 from harness.backbones.vision import VisionTower
 from methods import Batch, Branch, Handle, ImageHook, Images, Insert, Reads, Shape, Tower
+from methods.kernels import Kernels
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,7 @@ class DecoderModel(Backbone):
     ) -> None:
         self.name, self.llm, self.vision, self.text, self.folders = name, llm, vision, text, folders
         self.image_size, self.image_mean, self.image_std = vision.image_size, images.mean, images.std
+        self.kernels = Kernels()
         self.embed_width = llm.config.hidden_size
         self.offers = frozenset(
             {"llm.input", "llm.ffn", "llm.block", "llm.linear", "llm.weights", "vision.ffn", "vision.weights"}
@@ -78,6 +83,9 @@ class DecoderModel(Backbone):
         self._without_image: tuple[int, ...] = ()
         self._own_tokens = 0
         self._withheld = 0
+        self._vision_branches = 0
+        self._features_kept: FeatureStore | None = None
+        self._compiled: Callable[..., Any] | None = None
 
     @property
     def device(self) -> torch.device:
@@ -124,16 +132,28 @@ class DecoderModel(Backbone):
         if reads == "raw":
             reader = norm
         if reader is writer:
-            return reader.register_forward_hook(lambda _, args, out: out + branch(args[0]).to(out.dtype))
+            hook = reader.register_forward_hook(lambda _, args, out: out + branch(args[0]).to(out.dtype))
+            return self._counted(tower, hook.remove)
         added: list[Tensor] = []
         reading = reader.register_forward_pre_hook(lambda _, args: added.append(branch(args[0])))
         writing = writer.register_forward_hook(lambda _, args, out: out + added.pop().to(out.dtype))
-        return Undo(reading.remove, writing.remove)
+        return self._counted(tower, reading.remove, writing.remove)
 
     def on_block(self, tower: Tower, layer: int, branch: Branch) -> Handle:
         """See `VLModel.on_block`."""
         blocks = self.vision.blocks if tower == "vision" else self.llm.model.layers
-        return blocks[layer].register_forward_hook(lambda _, args, out: out + branch(out).to(out.dtype))
+        hook = blocks[layer].register_forward_hook(lambda _, args, out: out + branch(out).to(out.dtype))
+        return self._counted(tower, hook.remove)
+
+    def _counted(self, tower: Tower, *undo: Callable[[], None]) -> Handle:
+        """A branch's handle; while one sits in the vision tower, a picture's features change as it is trained."""
+        if tower != "vision":
+            return Undo(*undo)
+        self._vision_branches += 1
+        return Undo(*undo, self._forget_branch)
+
+    def _forget_branch(self) -> None:
+        self._vision_branches -= 1
 
     def tower(self, tower: Tower) -> nn.Module:
         """See `VLModel.tower`."""
@@ -149,6 +169,39 @@ class DecoderModel(Backbone):
 
     def _stop_withholding(self) -> None:
         self._withheld -= 1
+
+    # Ways to run ----------------------------------------------------------------------------------------------
+
+    def keep_features(self, folder: Path, *, pictures: int) -> Handle:
+        """See `Backbone.keep_features`."""
+        if self._vision_branches or any(p.requires_grad for p in self.vision.parameters()):
+            return Undo()
+        self._features_kept = FeatureStore(folder, capacity=pictures)
+        return Undo(self._forget_features, self._features_kept.close)
+
+    def _forget_features(self) -> None:
+        self._features_kept = None
+
+    def recompute(self) -> Handle:
+        """See `Backbone.recompute`."""
+        # Set on the layers themselves: the model's own switch has another name in every version of transformers. A
+        # layer heeds it only while it says that it trains; what is inside it stays in evaluation mode.
+        again = functools.partial(checkpoint, use_reentrant=False)
+        for layer in self.llm.model.layers:
+            layer.gradient_checkpointing, layer._gradient_checkpointing_func, layer.training = True, again, True
+        return Undo(self._keep_activations)
+
+    def _keep_activations(self) -> None:
+        for layer in self.llm.model.layers:
+            layer.gradient_checkpointing = layer.training = False
+
+    def compile(self) -> Handle:
+        """See `Backbone.compile`."""
+        self._compiled = torch.compile(self.llm.model, dynamic=True)
+        return Undo(self._forget_compiled)
+
+    def _forget_compiled(self) -> None:
+        self._compiled = None
 
     # Batches --------------------------------------------------------------------------------------------------
 
@@ -180,7 +233,8 @@ class DecoderModel(Backbone):
         labels = [row.labels + [IGNORED] * (width - len(row.labels)) for row in encoded]
         pixels, rows = self.stack(images)
         parts = (torch.tensor(ids), torch.tensor(lengths), torch.tensor(labels), pixels, rows)
-        return Batch(*(part.to(self.device) for part in parts))
+        keys = () if self._features_kept is None else picture_keys(pixels)
+        return Batch(*(part.to(self.device) for part in parts), image_keys=keys)
 
     @property
     def _widest(self) -> int:
@@ -198,6 +252,8 @@ class DecoderModel(Backbone):
         return self._inserted(batch, embeds, rows, tokens)
 
     def _features(self, batch: Batch, rows: Tensor) -> Tensor:
+        if len(rows) and self._features_kept is not None and batch.image_keys:
+            return self._features_kept.features(batch.pixel_values, batch.image_keys, self.vision)
         if len(rows):
             return self.vision(batch.pixel_values)  # type: ignore[no-any-return]
         tokens = self.vision.patches + int(self.vision.has_cls)
@@ -246,15 +302,19 @@ class DecoderModel(Backbone):
 
     def _read(self, embeds: Tensor, visual: Tensor, **options: Any) -> Tensor:
         self._visual = visual
-        return self.llm.model(inputs_embeds=embeds, **options).last_hidden_state  # type: ignore[no-any-return]
+        run = self._compiled if self._compiled is not None and torch.is_grad_enabled() else self.llm.model
+        return run(inputs_embeds=embeds, **options).last_hidden_state  # type: ignore[no-any-return]
 
     def logits(self, batch: Batch) -> Float[Tensor, "B S V"]:
         """Next-token logits at every position, inserted ones included; for tests and studies."""
         return self.llm.lm_head(self.hidden(self.inputs(batch)))  # type: ignore[no-any-return]
 
     def loss(self, batch: Batch) -> Tensor:
-        """See `tasks.Model.loss`. Logits are computed at labelled positions only; 0 when there are none."""
-        inputs = self.inputs(batch)
+        """See `tasks.Model.loss`."""
+        return self.loss_of(self.inputs(batch))
+
+    def loss_of(self, inputs: Inputs) -> Tensor:
+        """The loss of a laid-out batch. Logits are computed at labelled positions only; 0 when there are none."""
         targets = inputs.labels[:, 1:]
         labelled = targets != IGNORED
         logits = self.llm.lm_head(self.hidden(inputs)[:, :-1][labelled])

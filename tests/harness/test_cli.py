@@ -67,7 +67,7 @@ MISTAKES = [
     ((*RUN, "--precision", "fp16"), "--precision fp16 needs a GPU; on a CPU use fp32 or bf16"),
     ((*RUN, "--precision", "fp8"), "argument --precision: invalid choice: 'fp8'"),
     ((*RUN, "--device", "gpu"), "--device cannot be 'gpu'; use auto, cpu or cuda:N"),
-    ((*RUN, "--kernels", "triton"), "--kernels triton: this version has no Triton kernel"),
+    ((*RUN, "--kernels", "triton"), "--kernels triton: Triton "),
     ((*RUN, "--data-root", "/no/such/folder"), "--data-root /no/such/folder: no such folder"),
     (
         ("params", "--methods", "ademvl", "--backbone", "lama-7b"),

@@ -42,7 +42,7 @@ def test_defaults_are_those_of_the_mini_recipe(make: Make) -> None:
         "pretrained",
         "fp32",
     )
-    assert (plan.device, plan.kernels, plan.data_root, plan.fresh) == ("cpu", "auto", None, False)
+    assert (plan.device, plan.kernels, plan.data_root, plan.fresh) == ("cpu", "reference", None, False)
     assert plan.argv[:3] == ("run", "--methods", "ademvl,memvp")
     assert [cell.method_name for cell in plan.cells] == ["ademvl", "memvp"]
     assert by_method(plan)["ademvl"].scales == (64, 16)

@@ -12,7 +12,7 @@ def test_a_log_gets_a_line_when_work_takes_long(
 ) -> None:
     clock = iter(range(0, 1000, 20))
     monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
-    assert list(progress.progress("abcdef", total=6, label="train", unit="step")) == list("abcdef")
+    assert list(progress.progress("abcdef", total=6, label="train", units="steps")) == list("abcdef")
     out, err = capsys.readouterr()
     assert out == ""
     lines = err.splitlines()
@@ -21,5 +21,5 @@ def test_a_log_gets_a_line_when_work_takes_long(
 
 
 def test_a_log_of_short_work_stays_empty(capsys: pytest.CaptureFixture[str]) -> None:
-    assert list(progress.progress([1, 2], total=2, label="train", unit="step")) == [1, 2]
+    assert list(progress.progress([1, 2], total=2, label="train", units="steps")) == [1, 2]
     assert capsys.readouterr().err == ""

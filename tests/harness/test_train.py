@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +18,11 @@ from accelerate import Accelerator
 import methods
 from harness.backbones.decoder import DecoderModel
 from harness.plan import TrainOptions
-from harness.train import DivergedError, learning_rate, order, parameter_groups, total_steps, train
+from harness.train import DivergedError, ahead, learning_rate, order, parameter_groups, total_steps, train, ways
 from methods import Attachment
 from tasks import Example, Metric, Prediction, Task
+
+ROOT = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,3 +155,71 @@ def test_divergence_names_the_step(tiny_model: DecoderModel) -> None:
 
 def test_options_are_part_of_the_record() -> None:
     assert dataclasses.asdict(options())["steps"] == 4
+
+
+def test_recomputed_activations_give_the_same_losses(tiny_model: DecoderModel) -> None:
+    plain, attachment = run(tiny_model, {})
+    attachment.detach()
+    with ways(tiny_model, options(checkpointing=True)):
+        other, attachment = run(tiny_model, {})
+    attachment.detach()
+    assert other == pytest.approx(plain, rel=1e-5)
+    assert run(tiny_model, {})[0] == plain
+
+
+# In a process of its own: the checks of shapes that conftest.py puts into functions are nothing that dynamo can trace.
+COMPILED = """
+import sys
+from pathlib import Path
+import torch
+import methods
+from harness import backbones
+from harness.backbones import BackboneSpec
+from harness.plan import TrainOptions
+from harness.train import ways
+
+llm, vision = sys.argv[1:3]
+model = backbones.load(BackboneSpec("tiny", llm=llm, vision=vision))
+attachment = methods.get("ademvl", scales=(16, 4), alpha=1.0, beta=1.0, vision_dropout=0.0).attach(model, 0)
+image = torch.randn(3, 56, 56, generator=torch.Generator().manual_seed(0))
+batch = model.encode(["what is it?", "who?"], answers=["a cat", "dogs"], images=[image, None])
+def step():
+    loss = model.loss(batch)
+    grads = torch.autograd.grad(loss, list(attachment.module.adapter_proj.parameters()))
+    return loss.item(), torch.cat([grad.flatten() for grad in grads])
+plain = step()
+with ways(model, TrainOptions(steps=1, compile=True)):
+    compiled = step()
+assert abs(plain[0] - compiled[0]) <= 1e-5 * plain[0], (plain[0], compiled[0])
+torch.testing.assert_close(plain[1], compiled[1], rtol=1e-4, atol=1e-6)
+torch.compiler.reset()
+inputs = model.inputs(batch)
+whole = torch.compile(model.llm.model, fullgraph=True, backend="eager")
+found = whole(inputs_embeds=inputs.embeds, use_cache=False).last_hidden_state
+torch.testing.assert_close(found, model.hidden(inputs), rtol=1e-4, atol=1e-5)
+print("the same")
+"""
+
+
+@pytest.mark.slow
+def test_a_compiled_step_is_the_same_and_a_methods_forward_traces_whole(tiny_folders: tuple[Path, Path]) -> None:
+    command = [sys.executable, "-c", COMPILED, *map(str, tiny_folders)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert done.stdout == "the same\n", done.stderr[-2000:]
+
+
+def test_batches_are_made_ahead_in_order_and_errors_arrive() -> None:
+    made: list[int] = []
+
+    def make(item: int) -> int:
+        made.append(item)
+        if item == 3:
+            raise ValueError("three")
+        return item * item
+
+    results = ahead(make, iter([0, 1, 2, 3, 4]))
+    assert [next(results), next(results), next(results)] == [(0, 0), (1, 1), (2, 4)]
+    with pytest.raises(ValueError, match="three"):
+        next(results)
+    assert made[:4] == [0, 1, 2, 3]
+    assert list(ahead(make, iter([]))) == []

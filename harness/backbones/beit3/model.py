@@ -14,6 +14,7 @@ from harness.backbones.beit3.multiway import BEiT3, BEiT3Shape, EncoderLayer
 from harness.backbones.beit3.text import MAX_LENGTH, PAD, TextIds
 from harness.backbones.encoding import IGNORED
 from methods import Batch, Branch, Handle, ImageHook, Insert, Reads, Shape, Tower
+from methods.kernels import Kernels
 
 HALF = (0.5, 0.5, 0.5)
 
@@ -38,6 +39,7 @@ class EncoderModel(Backbone):
     ) -> None:
         self.name, self.encoder, self.text, self.folders = name, encoder, text, folders
         self.native_head = native_head
+        self.kernels = Kernels()
         self.image_size, self.image_mean, self.image_std = shape.image_size, HALF, HALF
         self.embed_width = self.contrast_width = shape.width
         self.offers = frozenset({"encoder.ffn", "encoder.block", "encoder.linear", "encoder.weights", "embed"})
