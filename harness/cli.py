@@ -182,7 +182,7 @@ def _add_checkpoint(checkpoint: argparse.ArgumentParser) -> None:
     _add_backbone_flags(into)
     into.set_defaults(command=commands.checkpoint_import)
     back = add("export", help="write a folder of ours in the authors' format")
-    _add_format(back, source="a folder that import made")
+    _add_format(back, source="a folder that import or run --save made (format llama: a Hugging Face folder)")
     back.add_argument("--out", required=True, type=Path, metavar="PATH", help="a new file or folder")
     back.set_defaults(command=commands.checkpoint_export)
 

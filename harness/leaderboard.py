@@ -144,13 +144,13 @@ def _note(table: Table) -> str:
     """One paragraph: first what limits the numbers, loudly, then what all rows share."""
     common = flatten(table.common)
     train, evaluation = common.get("run.train_limit"), common.get("run.eval_limit")
-    kind = common.get("run.device")
     loud = []
     if train is not None or evaluation is not None:
-        loud.append(f"Limited data: {_limit(train)} training / {_limit(evaluation)} evaluation examples.")
+        limits = f"{_limit(train)} training / {_limit(evaluation)} evaluation examples"
+        loud.append(f"Limited data: {limits} (an image with all its captions is one).")
     if common.get("run.weights") == "random":
         loud.append("Random weights: costs only, accuracy is not ranked.")
-    if kind == "cpu":
+    if _kind(table) == "cpu":
         loud.append("Measured on CPU.")
     if len(table.hardware) > 1:
         loud.append("Measured on different hardware or threads: times and memory are not comparable.")
@@ -182,12 +182,21 @@ def _grid(table: Table) -> str:
             columns.append(("Seeds", [str(len(row.seeds)) for row in table.rows]))
     for cost in _COSTS:
         shown = [_cost(row.values[cost.key], cost.scale) for row in table.rows]
-        comparable = not (cost.machine and len(table.hardware) > 1)
+        comparable = not (cost.machine and len(table.hardware) > 1) and not _of_process(table, cost)
         columns.append((cost.header, _embolden(table.rows, shown, cost.goal) if comparable else shown))
     rows = list(zip(*(cells for _, cells in columns), strict=True))
     alignment = ["left", *["right"] * (len(columns) - 1)]
     headers = [header for header, _ in columns]
     return tabulate(rows, headers=headers, tablefmt="pipe", colalign=alignment, disable_numparse=True)
+
+
+def _of_process(table: Table, cost: _Column) -> bool:
+    """Whether a figure is the whole process's, which depends on what ran in it before."""
+    return cost.key in ("train_peak_bytes", "eval_peak_bytes") and _kind(table) == "cpu"
+
+
+def _kind(table: Table) -> Any:
+    return flatten(table.common).get("run.device")
 
 
 def _embolden(rows: Sequence[Row], shown: Sequence[str], goal: str) -> list[str]:
@@ -220,7 +229,10 @@ def _legend(table: Table) -> str:
         frozenset({False, True}): " In brackets the 95 % interval: over examples where there is one seed, "
         "the t interval of the mean over seeds where there are several.",
     }.get(frozenset(seeds), "")
-    return f"Examples (unit) of each score: {_escape(', '.join(scores))}.{meaning} Costs are medians over seeds."
+    memory = " Memory is the whole process's, with what ran in it before." if _kind(table) == "cpu" else ""
+    return (
+        f"Examples (unit) of each score: {_escape(', '.join(scores))}.{meaning} Costs are medians over seeds.{memory}"
+    )
 
 
 def _missing(table: Table) -> list[str]:

@@ -12,6 +12,7 @@ import torch
 
 from harness.backbones.backbone import Backbone
 from harness.backbones.decoder import DecoderModel
+from harness.backbones.decoding import GreedySteps
 from harness.record import Meter, distribution, scalar, unavailable
 from tasks import Example, Task
 
@@ -112,11 +113,11 @@ def latency(model: Backbone, task: Task, examples: Sequence[Example]) -> Latency
         watch.restart()
         state = decoder.prefill(batch)
         prefill.append(watch.ms())
-        for _ in range(DECODE_TOKENS):
-            if int(state.positions.max()) >= decoder.max_length:
-                break
+        room = min(DECODE_TOKENS, decoder.max_length - state.visible.shape[1])
+        steps = GreedySteps(decoder, state, room=room)
+        for _ in range(room):
             watch.restart()
-            state = decoder.step(state, state.logits.argmax(dim=-1))
+            steps.advance()
             decode.append(watch.ms())
     if decoder is None:
         reason = unavailable("this task does not decode")

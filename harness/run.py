@@ -184,16 +184,18 @@ def _cell(bench: Bench, plan: CellPlan, ready: Ready, number: str) -> str:
     )
     rows = [dataclasses.asdict(prediction) for prediction in outcome.predictions] if outcome else None
     path = bench.store.append(record, rows)
+    _say(f"{label}: {_headline(record)} -> {path}")
     if outcome is not None and outcome.state:
+        folder = bench.plan.results / "adapters" / path.relative_to(bench.plan.results / "runs").with_suffix("")
         own.save(
-            bench.plan.results / "adapters" / path.relative_to(bench.plan.results / "runs").with_suffix(""),
+            folder,
             method_name=plan.method_name,
             method=plan.method,
             state=outcome.state,
             backbone=bench.model.name,
             note=f"run {record.run_id}",
         )
-    _say(f"{label}: {_headline(record)} -> {path}")
+        _say(f"{label}: what was trained -> {folder}")
     return status
 
 

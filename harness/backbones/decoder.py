@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
-from transformers import DynamicCache, PreTrainedModel
+from transformers import Cache, DynamicCache, PreTrainedModel
 
 from harness.backbones.backbone import Backbone, Undo
 from harness.backbones.decoding import Decoding, beam_search, greedy
@@ -367,16 +367,24 @@ class DecoderModel(Backbone):
     def step(self, state: Decoding, tokens: Int[Tensor, "B"]) -> Decoding:
         """Append one token to every row and give the logits of the next one."""
         visible = F.pad(state.visible, (0, 1), value=1)
+        logits = self.next_logits(
+            tokens, attention_mask=visible, position_ids=state.positions[:, None], cache=state.cache
+        )
+        return Decoding(logits, state.cache, visible, state.positions + 1)
+
+    def next_logits(
+        self, tokens: Int[Tensor, "B"], *, attention_mask: Tensor, position_ids: Int[Tensor, "B 1"], cache: Cache
+    ) -> Float[Tensor, "B V"]:
+        """Read one more token of every row into `cache`, in place, and give the logits of the next one."""
         hidden = self._read(
             self.llm.get_input_embeddings()(tokens[:, None]),
             torch.zeros_like(tokens[:, None], dtype=torch.bool),
-            attention_mask=visible,
-            position_ids=state.positions[:, None],
-            past_key_values=state.cache,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=cache,
             use_cache=True,
         )
-        logits = self._last_logits(hidden, torch.ones_like(state.positions))
-        return Decoding(logits, state.cache, visible, state.positions + 1)
+        return self._last_logits(hidden, torch.ones_like(tokens))
 
     @torch.inference_mode()
     def generate(self, batch: Batch, *, max_new_tokens: int, beams: int = 1, length_penalty: float = 1.0) -> list[str]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformers import DynamicCache
+from transformers import DynamicCache, StaticCache
 
 if TYPE_CHECKING:
     from harness.backbones.decoder import DecoderModel
@@ -38,15 +38,81 @@ class Decoding:
         return Decoding(self.logits[rows], self.cache, self.visible[rows], self.positions[rows])
 
 
+CAPTURE_FROM = 8  # steps; recording a CUDA graph costs about as much as a few of them
+
+
+class GreedySteps:
+    """Greedy decoding in buffers of fixed size and place, so that a GPU can replay one recorded step.
+
+    Each step costs the host one launch on CUDA instead of one for each operation of each layer. What a method's layers
+    read must stay where it is until the last step.
+
+    Args:
+        state: where decoding stands; its cache is copied. room: how many tokens may follow the first one.
+    """
+
+    @torch.inference_mode()
+    def __init__(self, model: DecoderModel, state: Decoding, *, room: int) -> None:
+        self._model = model
+        width = state.visible.shape[1]
+        self._cache = StaticCache(config=model.llm.config, max_cache_len=width + room)
+        self._layers: list[Any] = list(self._cache.layers)
+        filled: list[Any] = list(state.cache.layers)
+        for layer, given in zip(self._layers, filled, strict=True):
+            layer.update(given.keys, given.values)
+        self._places = torch.arange(width + room, device=model.device)
+        self._visible = (self._places < state.positions[:, None])[:, None, None]
+        self._place = torch.tensor(width, device=model.device)
+        self._positions = state.positions.clone()
+        self._tokens = state.logits.argmax(dim=-1)
+        self._graph = self._captured() if model.device.type == "cuda" and room >= CAPTURE_FROM else None
+
+    @property
+    def tokens(self) -> Int[Tensor, "B"]:
+        """The tokens chosen last, at first those of `state`."""
+        return self._tokens.clone()
+
+    @torch.inference_mode()
+    def advance(self) -> None:
+        """Choose the next token of every row."""
+        if self._graph is None:
+            self._step()
+        else:
+            self._graph.replay()
+
+    def _step(self) -> None:
+        self._visible |= self._places == self._place
+        logits = self._model.next_logits(
+            self._tokens, attention_mask=self._visible, position_ids=self._positions[:, None], cache=self._cache
+        )
+        self._tokens.copy_(logits.argmax(dim=-1))
+        self._positions += 1
+        self._place += 1
+
+    def _captured(self) -> torch.cuda.CUDAGraph:
+        """A recorded step. One is run before, for kernels that are tuned at their first call, and taken back."""
+        moved = [self._visible, self._place, self._positions, self._tokens]
+        moved += [layer.cumulative_length for layer in self._layers]
+        before = [buffer.clone() for buffer in moved]
+        self._step()
+        for buffer, value in zip(moved, before, strict=True):
+            buffer.copy_(value)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self._step()
+        return graph
+
+
+@torch.inference_mode()
 def greedy(model: DecoderModel, batch: Batch, *, max_new_tokens: int) -> list[list[int]]:
     """The likeliest token at every step, until every row has ended; rows may run on after their end."""
     ends = torch.tensor(model.text.eos, device=model.device)
-    state = model.prefill(batch)
-    chosen = [state.logits.argmax(dim=-1)]
+    steps = GreedySteps(model, model.prefill(batch), room=max_new_tokens - 1)
+    chosen = [steps.tokens]
     ended = torch.isin(chosen[0], ends)
     while len(chosen) < max_new_tokens and not ended.all():
-        state = model.step(state, chosen[-1])
-        chosen.append(state.logits.argmax(dim=-1))
+        steps.advance()
+        chosen.append(steps.tokens)
         ended |= torch.isin(chosen[-1], ends)
     return torch.stack(chosen, dim=1).tolist()
 

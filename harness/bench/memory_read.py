@@ -51,15 +51,15 @@ def run(device: torch.device, *, dtype: torch.dtype, reduced: bool) -> list[Case
 def _case(
     form: Form, size: Size, device: torch.device, dtype: torch.dtype, limits: ceiling.Ceiling, *, reduced: bool
 ) -> Case:
-    given = _inputs(size, device, dtype)
-    reads, notes = _implementations(form, given, reduced=reduced)
+    given = inputs(size, device, dtype)
+    reads, notes = implementations(form, given, reduced=reduced)
     for name, read in reads.items():
         _check(name, read, reads["reference"], given, form)
     work = _work(size, dtype)
     bound = limits.roofline_ms(**work)
     cuda = device.type == "cuda"
     timings = alternate(
-        {name: functools.partial(_forward_backward, read, *given) for name, read in reads.items()},
+        {name: functools.partial(forward_backward, read, *given) for name, read in reads.items()},
         device=device,
         rounds=2 if reduced else 30 if cuda else 10,
         calls=10 if cuda and not reduced else 1,
@@ -102,7 +102,7 @@ def _targets(median: dict[str, float], bound: float) -> list[Target]:
     ]
 
 
-def _inputs(size: Size, device: torch.device, dtype: torch.dtype) -> list[Tensor]:
+def inputs(size: Size, device: torch.device, dtype: torch.dtype) -> list[Tensor]:
     """x, keys, values and the gradient of the output; scores of order one, as in a trained model."""
     generator = torch.Generator().manual_seed(0)
     text, memory = (size.batch, size.tokens, size.width), (size.batch, size.slots, size.width)
@@ -111,7 +111,7 @@ def _inputs(size: Size, device: torch.device, dtype: torch.dtype) -> list[Tensor
     return [tensor.to(device, dtype) for tensor in made]
 
 
-def _implementations(form: Form, given: list[Tensor], *, reduced: bool) -> tuple[dict[str, Read], list[str]]:
+def implementations(form: Form, given: list[Tensor], *, reduced: bool) -> tuple[dict[str, Read], list[str]]:
     """What runs here, and why the others do not."""
     options = OPTIONS[form]
 
@@ -139,7 +139,7 @@ def _implementations(form: Form, given: list[Tensor], *, reduced: bool) -> tuple
     return reads, notes
 
 
-def _forward_backward(read: Read, *given: Tensor) -> list[Tensor]:
+def forward_backward(read: Read, *given: Tensor) -> list[Tensor]:
     """The output and the gradients of x, keys and values."""
     x, keys, values = (tensor.detach().requires_grad_() for tensor in given[:3])
     out = read(x, keys, values)
@@ -148,9 +148,9 @@ def _forward_backward(read: Read, *given: Tensor) -> list[Tensor]:
 
 def _check(name: str, read: Read, reference: Read, given: list[Tensor], form: Form) -> None:
     """DESIGN's error rule on the whole of each tensor (of two nearly equal scores either may fall)."""
-    exact = _forward_backward(reference, *[tensor.double() for tensor in given])
-    allowed = [_error(a, b) for a, b in zip(_forward_backward(reference, *given), exact, strict=True)]
-    found = [_error(a, b) for a, b in zip(_forward_backward(read, *given), exact, strict=True)]
+    exact = forward_backward(reference, *[tensor.double() for tensor in given])
+    allowed = [_error(a, b) for a, b in zip(forward_backward(reference, *given), exact, strict=True)]
+    found = [_error(a, b) for a, b in zip(forward_backward(read, *given), exact, strict=True)]
     eps = torch.finfo(given[0].dtype).eps
     for what, error, limit in zip(("output", "grad of x", "of keys", "of values"), found, allowed, strict=True):
         if not error <= 2 * limit + eps:

@@ -107,7 +107,7 @@ def run(device: torch.device, *, reduced: bool) -> Case:
     finally:
         attachment.detach()
     share = 100 * (1 - task.clock.spent_s / result.wall_s)
-    said = conditions(model, device, B=32, T=64, steps=options.steps)
+    said = conditions(model.name, device, B=32, T=64, steps=options.steps)
     row = Row("train_step", distribution(result.step_ms, "ms").model_dump(), unavailable("not read").model_dump())
     goals = [] if reduced else [below("time outside model, loader and optimiser", share, 3, "%")]
     return Case("the harness's own share of a training", said, [row], goals, (), {"harness_per_cent": share})

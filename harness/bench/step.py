@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import statistics
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -20,9 +21,13 @@ from harness.bench.result import BenchError, Case, at_least, below, rows
 from harness.bench.timing import Timing, alternate
 from harness.record import distribution, unavailable
 from methods import Attachment, Batch, Handle, Method
-from methods.kernels.memory_read import memory_read
+from methods.kernels import Kernels
+from methods.kernels.memory_read import Implementation, memory_read
+from methods.kernels.memory_read import unavailable as without_kernels
 from methods.layers import Memory
 
+Step = tuple[Tensor, list[Tensor]]
+"""What a training step computes: the loss, and the gradient of each trained parameter."""
 LABELLED = 8  # tokens of an answer; prompts are far longer
 
 
@@ -54,9 +59,12 @@ def run(device: torch.device, *, reduced: bool) -> list[Case]:
         BenchError: the fast step's loss or gradients, or its choices, are not those of the slow one.
     """
     setting = SETTINGS["reduced" if reduced else device.type]
-    if device.type == "cuda" and not reduced:
-        return [_large_step(setting, device)]
-    return [_small_step(setting, device), _evaluation(setting, device)]
+    cases = []
+    if reduced or device.type == "cpu":
+        cases += [_small_step(setting, device), _evaluation(setting, device)]
+    if reduced or device.type == "cuda":
+        cases.append(_large_step(setting, device, reduced=reduced))
+    return cases
 
 
 def method_for(model: DecoderModel) -> Method:
@@ -85,7 +93,7 @@ def load(setting: Setting, device: torch.device, precision: Precision) -> Decode
     return model
 
 
-def _forward_backward(model: DecoderModel, attachment: Attachment, batch: Batch) -> tuple[Tensor, list[Tensor]]:
+def _forward_backward(model: DecoderModel, attachment: Attachment, batch: Batch) -> Step:
     """The loss and the gradients of everything trained."""
     trained = list(attachment.parameters())
     with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=model.dtype == torch.bfloat16):
@@ -94,7 +102,8 @@ def _forward_backward(model: DecoderModel, attachment: Attachment, batch: Batch)
     return loss.detach(), [grad for grad in grads if grad is not None]
 
 
-def _small_step(setting: Setting, device: torch.device) -> Case:
+def training_rivals(setting: Setting, device: torch.device) -> dict[str, Callable[[], Step]]:
+    """The same training step of ADEM-VL done in several ways, the naive one first."""
     slow = naive.NaiveDecoder.of(load(setting, device, "fp32"))
     fast, half = load(setting, device, "fp32"), load(setting, device, "bf16")
     method, batch = method_for(slow), text_batch(slow, setting.batch, setting.tokens)
@@ -103,7 +112,11 @@ def _small_step(setting: Setting, device: torch.device) -> Case:
         "fast, fp32": (fast, method.attach(fast, 0)),
         "fast, bf16": (half, method.attach(half, 0)),
     }
-    runs = {name: functools.partial(_forward_backward, *pair, batch) for name, pair in attached.items()}
+    return {name: functools.partial(_forward_backward, *pair, batch) for name, pair in attached.items()}
+
+
+def _small_step(setting: Setting, device: torch.device) -> Case:
+    runs = training_rivals(setting, device)
     _check_step(runs["naive, fp32"](), runs["fast, fp32"]())
     timings = alternate(runs, device=device, rounds=setting.rounds, warm_up=0)
     base, quick, quickest = (timing.ms.median for timing in timings.values())
@@ -111,12 +124,12 @@ def _small_step(setting: Setting, device: torch.device) -> Case:
         at_least("fast against naive, fp32", base / quick, 1.8),
         at_least("fast in bf16 against naive in fp32", base / quickest, 5),
     ]
-    said = conditions(slow, device, B=setting.batch, T=setting.tokens, labelled=LABELLED)
+    said = conditions(setting.spec.name, device, B=setting.batch, T=setting.tokens, labelled=LABELLED)
     goals = targets if setting is SETTINGS["cpu"] else ()
     return Case("training step of ADEM-VL, forward + backward", said, rows(timings), goals)
 
 
-def _check_step(slow: tuple[Tensor, list[Tensor]], fast: tuple[Tensor, list[Tensor]]) -> None:
+def _check_step(slow: Step, fast: Step) -> None:
     loss, quick = float(slow[0]), float(fast[0])
     if not abs(quick - loss) <= 1e-4 * abs(loss):
         raise BenchError(f"the fast step's loss is {quick:.6f}, the naive one's {loss:.6f}")
@@ -126,39 +139,48 @@ def _check_step(slow: tuple[Tensor, list[Tensor]], fast: tuple[Tensor, list[Tens
         raise BenchError(f"the fast step's gradients are off by {float(apart / size):.2e} of their norm")
 
 
-def _evaluation(setting: Setting, device: torch.device) -> Case:
+def evaluation_rivals(setting: Setting, device: torch.device) -> dict[str, Callable[[], list[list[float]]]]:
+    """The likelihoods of the same choices of the same questions, one by one and batched."""
     fast, loaded = load(setting, device, "fp32"), load(setting, device, "fp32")
     slow = naive.NaiveDecoder.of(loaded)
     batch = text_batch(fast, setting.questions, setting.prompt, labelled=0)
     choices = [["A", "B", "C", "D"]] * setting.questions
     method_for(fast).attach(fast, 0)
     naive.attach(method_for(slow), slow, 0)
-    runs = {
+    return {
         "one by one, full logits": functools.partial(slow.continuation_logprobs, batch, choices),
         f"batch of {setting.questions}": functools.partial(fast.continuation_logprobs, batch, choices),
     }
+
+
+def _evaluation(setting: Setting, device: torch.device) -> Case:
+    runs = evaluation_rivals(setting, device)
     scores = [torch.tensor(run()) for run in runs.values()]
     apart = float((scores[0] - scores[1]).abs().max())
     if not apart <= 1e-3:
         raise BenchError(f"choice likelihoods differ by {apart:.2e}")
     timings = alternate(runs, device=device, rounds=min(2, setting.rounds), warm_up=0)
     slowest, fastest = (timing.ms.median for timing in timings.values())
-    said = conditions(fast, device, questions=setting.questions, choices=4, T=setting.prompt, dtype="float32")
+    said = conditions(
+        setting.spec.name, device, questions=setting.questions, choices=4, T=setting.prompt, dtype="float32"
+    )
     goal = at_least("batched evaluation against one by one", slowest / fastest, 4)
     goals = [goal] if setting is SETTINGS["cpu"] else ()
     return Case("evaluation by choice likelihood", said, rows(timings), goals)
 
 
-def _large_step(setting: Setting, device: torch.device) -> Case:
+def _large_step(setting: Setting, device: torch.device, *, reduced: bool) -> Case:
     """The step at the size of the papers: share of the matrix product rate, and what the fusion adds to the LLM."""
-    model = load(setting, device, "bf16")
+    model = load(setting, device, "fp32" if reduced else "bf16")
     batch = text_batch(model, setting.batch, setting.tokens)
+    impl: Implementation = "auto" if without_kernels(device) else "triton"
+    _check_kernels(model, batch, impl)
     own = functools.partial(_language_step, model, batch)
-    limits = ceiling.measure(device, torch.bfloat16)
+    limits = ceiling.measure(device, model.dtype, reduced=reduced)
     plain, fused = [], []
     for _ in range(setting.rounds):
         plain.append(alternate({"llm": own}, device=device, rounds=3)["llm"].ms.median)
-        handles = _fusion(model, batch)
+        handles = _fusion(model, batch, impl)
         fused.append(alternate({"llm": own}, device=device, rounds=3)["llm"].ms.median)
         for handle in handles:
             handle.remove()
@@ -176,9 +198,25 @@ def _large_step(setting: Setting, device: torch.device) -> Case:
         at_least("share of the measured matrix product rate (FLOPs counted by torch)", used, 45, "%"),
         below("time that the fusion adds to the LLM's own step", added, 3, "%"),
     ]
-    said = conditions(model, device, B=setting.batch, T=setting.tokens, dtype="bfloat16")
+    said = conditions(
+        model.name, device, B=setting.batch, T=setting.tokens, dtype=str(model.dtype).removeprefix("torch.")
+    )
+    said["kernels"] = ", ".join(sorted(model.kernels.ran))
     figures = {"flops": float(flops), "matmul_flops_per_s": limits.matmul_flops_per_s}
-    return Case("training step of ADEM-VL at 7B", said, rows(timings), targets, (), figures)
+    goals = () if reduced else targets
+    return Case("training step of ADEM-VL against the language model's own", said, rows(timings), goals, (), figures)
+
+
+def _check_kernels(model: DecoderModel, batch: Batch, impl: Implementation) -> None:
+    """The loss by the reference and by `impl`, which the model uses from now on."""
+    losses = []
+    for kernels in (Kernels("reference"), Kernels(impl)):
+        model.kernels = kernels
+        attachment = method_for(model).attach(model, 0)
+        losses.append(float(_forward_backward(model, attachment, batch)[0]))
+        attachment.detach()
+    if not abs(losses[1] - losses[0]) <= (1e-5 + 2 * torch.finfo(model.dtype).eps) * losses[0]:
+        raise BenchError(f"the loss is {losses[1]:.6f} by {impl}, {losses[0]:.6f} by the reference")
 
 
 def _language_step(model: DecoderModel, batch: Batch) -> None:
@@ -189,7 +227,7 @@ def _language_step(model: DecoderModel, batch: Batch) -> None:
     loss.backward()
 
 
-def _fusion(model: DecoderModel, batch: Batch) -> list[Handle]:
+def _fusion(model: DecoderModel, batch: Batch, impl: Implementation) -> list[Handle]:
     """ADEM-VL's read beside every FFN, of a memory that is there already and takes gradients."""
     slots = sum(method_for(model).scales)  # type: ignore[attr-defined]
     shape = (len(batch.input_ids), slots, model.shape.llm_width)
@@ -198,11 +236,11 @@ def _fusion(model: DecoderModel, batch: Batch) -> list[Handle]:
     memory.write(*(part.requires_grad_() for part in made))
 
     def fuse(x: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        return memory_read(x, keys, values, form="adem", drop_ratio=0.1, scale=0.1)
+        return memory_read(x, keys, values, form="adem", drop_ratio=0.1, scale=0.1, impl=impl)
 
     return [model.on_ffn("llm", layer, memory.reader(fuse)) for layer in range(model.shape.llm_layers)]
 
 
-def conditions(model: DecoderModel, device: torch.device, **given: object) -> dict[str, object]:
-    """What a table says of the model and the sizes."""
-    return {"shapes": model.name, "device": device.type, **given}
+def conditions(shapes: str, device: torch.device, **given: object) -> dict[str, object]:
+    """What a table says of the backbone and the sizes."""
+    return {"shapes": shapes, "device": device.type, **given}

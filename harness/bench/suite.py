@@ -33,6 +33,8 @@ def run(names: Sequence[str], *, device: str, reduced: bool, out: Path | None, a
         {"kernels": Path(methods.__file__).parent / "kernels", "harness": Path(harness.__file__).parent}
     )
     cases: dict[str, list[Case]] = {}
+    if reduced:
+        print("Reduced sizes: they check the code and say nothing about its speed.\n")
     for name in names:
         cases[name] = _MEASURE[name](where, reduced)
         print("\n\n".join(markdown(case) for case in cases[name]), end="\n\n", flush=True)

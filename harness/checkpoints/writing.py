@@ -26,6 +26,7 @@ def new_folder(path: Path) -> Iterator[Path]:
         with _writable(path):
             temporary.mkdir(parents=True)
             yield temporary
+            _readable_like_the_folder(temporary)
             if path.is_dir():
                 path.rmdir()  # empty, as checked; Windows does not rename over it
             temporary.rename(path)
@@ -50,6 +51,13 @@ def new_file(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):  # what went wrong before says more
             temporary.unlink()
+
+
+def _readable_like_the_folder(folder: Path) -> None:
+    """Give files the mode that the user's umask gave the folder; safetensors keeps those it writes to their owner."""
+    mode = folder.stat().st_mode & 0o666
+    for file in folder.iterdir():
+        file.chmod(mode)
 
 
 def check_new_folder(path: Path) -> None:

@@ -67,9 +67,11 @@ def read_captions(root: Path, split: str, *, limit: int | None, holdout: float =
     found = [_find(files[image.id], folders) for image in used]
     missing = [str(files[image.id]) for image, path in zip(used, found, strict=True) if path is None]
     if missing:
+        present = next((path for path in found if path is not None), None)
+        fix = f"put them into {folders[0]}" if present is None else f"put them where the others are, as {present}"
         raise DataError(
             f"{name}: {len(missing)} of {len(used)} images of {split} are missing (first: "
-            f"{', '.join(missing[:3])}); put them into {folders[0]}"
+            f"{', '.join(missing[:3])}); {fix}"
         )
     return [replace(image, image=path) for image, path in zip(used, found, strict=True)]
 

@@ -228,10 +228,11 @@ def test_limits_random_weights_and_cpu_are_said_first() -> None:
     }
     text = markdown([make("a", 90.0, **limits), make("b", 10.0, **limits)])
     note = text.splitlines()[2]
-    assert note.startswith("**Limited data: 1,000 training / 500 evaluation examples.** **Random weights")
+    counted = "(an image with all its captions is one).**"
+    assert note.startswith(f"**Limited data: 1,000 training / 500 evaluation examples {counted} **Random weights")
     assert "**Measured on CPU.**" in note
     assert "train.lr=0.006" in note
-    assert "**Limited data: all training / 500 evaluation examples.**" in markdown([make(run__eval_limit=500)])
+    assert f"**Limited data: all training / 500 evaluation examples {counted}" in markdown([make(run__eval_limit=500)])
     assert "Limited" not in markdown([make()])
 
 
@@ -251,6 +252,19 @@ def test_times_of_different_hardware_are_not_marked() -> None:
     assert "Hardware: H200; L4." in text
     assert column(text, "Train step ms") == {"a": "5.00", "b": "10.0"}
     assert column(text, "Acc. %")["a"].startswith("**60.00**")
+
+
+def test_the_memory_of_a_whole_process_is_not_marked() -> None:
+    records = [
+        make(name, run__device=device, meters={"train_peak_bytes": scalar(size * 1e6, "bytes")})
+        for device in ("cpu", "cuda")
+        for name, size in (("a", 100), ("b", 200))
+    ]
+    shown = {
+        table[0]["Train memory MB"]: "earlier" if "what ran in it before" in section else "alone"
+        for section, table in zip(markdown(records).split("## ")[1:], parsed(markdown(records)), strict=True)
+    }
+    assert shown == {"100": "earlier", "**100**": "alone"}
 
 
 # What is marked as best

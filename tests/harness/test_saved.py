@@ -46,6 +46,14 @@ def predictions(file: Path) -> bytes:
     return file.with_name(f"{file.stem}.predictions.jsonl").read_bytes()
 
 
+def test_the_folder_of_what_is_saved_is_printed(
+    vltune: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert vltune("--save", "--set", "llava.tokens=4", steps=1) == 0
+    [(file, _)] = made(tmp_path)
+    assert f"what was trained -> {saved(file, tmp_path)}" in capsys.readouterr().out
+
+
 def test_a_saved_run_evaluated_again_predicts_the_same(vltune: Run, tmp_path: Path) -> None:
     assert vltune("--save", "--set", "llava.tokens=4") == 0
     [(first, record)] = made(tmp_path)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-from pathlib import Path
 
 import pytest
 import torch
@@ -20,10 +18,9 @@ from harness.backbones.vision import VisionTower
 from harness.checkpoints.authors import ours
 from methods import Attachment, Batch
 from methods.kernels.memory_read import memory_read
+from tests.golden import GOLDEN, skip_without_golden
 
-GOLDEN = Path(os.environ.get("VLTUNE_SHARED", Path(__file__).parents[3] / "shared")) / "golden"
-if not GOLDEN.is_dir():
-    pytest.skip(f"no golden vectors at {GOLDEN}; set VLTUNE_SHARED", allow_module_level=True)
+skip_without_golden()
 pytestmark = pytest.mark.realdata
 DTYPES = {"f32": torch.float32, "f64": torch.float64}
 # golden/README.md: f32 logits 2e-5, gradients 2e-6; f64 through stock Hugging Face Llama 1e-5 on logits

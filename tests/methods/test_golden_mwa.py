@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,11 +19,10 @@ from harness.backbones.beit3.model import EncoderModel
 from harness.backbones.beit3.multiway import BEiT3, BEiT3Shape
 from harness.backbones.beit3.text import byte_ids
 from methods import Attachment, Batch
+from tests.golden import GOLDEN, skip_without_golden
 from tests.tiny_beit3 import tiny_beit3
 
-GOLDEN = Path(os.environ.get("VLTUNE_SHARED", Path(__file__).parents[3] / "shared")) / "golden"
-if not GOLDEN.is_dir():
-    pytest.skip(f"no golden vectors at {GOLDEN}; set VLTUNE_SHARED", allow_module_level=True)
+skip_without_golden()
 pytestmark = pytest.mark.realdata
 DTYPES = {"f32": torch.float32, "f64": torch.float64}
 # golden/README.md: f32 outputs 2e-5, gradients 2e-6; a re-implementation in f64 agrees to 2.3e-14.

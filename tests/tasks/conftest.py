@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,17 +10,16 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from tests.golden import SHARED, skip_without_golden
+
 Write = Callable[..., Path]
 
 
 @pytest.fixture
 def shared() -> Path:
     """The folder with golden vectors and real data, which may not be copied into the repository."""
-    default = Path(__file__).parents[2].parent / "shared"
-    folder = Path(os.environ.get("VLTUNE_SHARED", default))
-    if not (folder / "golden").is_dir():
-        pytest.skip(f"no golden vectors in {folder}; set VLTUNE_SHARED")
-    return folder
+    skip_without_golden()
+    return SHARED
 
 
 def problem(**fields: Any) -> dict[str, Any]:

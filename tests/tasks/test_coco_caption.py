@@ -3,8 +3,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,40 +10,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor
 
 import tasks
 from tasks import DataError, Example, Prediction, Task
 from tasks.io.caption_files import CaptionedImage
 from tasks.io.java import find_java
 from tasks.mini import pairs
+from tests.tasks.fake_model import FakeModel
 
 CAPTIONS = ("A red Ball (left) .", "the ball, by a tree!", "ball")
-
-
-@dataclass
-class FakeModel:
-    """Gives back what it was asked to encode; outputs are set by the test."""
-
-    image_size: int = 8
-    image_mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    image_std: tuple[float, float, float] = (0.25, 0.25, 0.25)
-    embed_width: int = 4
-    head: None = None
-    outputs: list[str] = field(default_factory=list)
-    asked: list[Any] = field(default_factory=list)
-
-    def encode(
-        self, prompts: Sequence[str], *, answers: Sequence[str] | None, images: Sequence[Tensor | None]
-    ) -> dict[str, Any]:
-        return {"prompts": prompts, "answers": answers, "images": images}
-
-    def loss(self, batch: Any) -> Tensor:
-        return torch.tensor(float(len(batch["prompts"])))
-
-    def generate(self, batch: Any, *, max_new_tokens: int, beams: int = 1, length_penalty: float = 1.0) -> list[str]:
-        self.asked.append((max_new_tokens, beams, length_penalty))
-        return self.outputs
 
 
 @pytest.fixture
@@ -154,14 +127,14 @@ def test_predict_decodes_as_asked_and_cleans(root: Path) -> None:
     model = FakeModel(outputs=[" a dog with a picture of a cat\nQuestion", " a picture of a red ball. "])
     outputs = [prediction.output for prediction in task.predict(model, None, examples)]
     assert outputs == ["a dog with a picture of a cat", "a red ball."]
-    assert model.asked == [(20, 1, 1.0)]
+    assert model.asked == [{"max_new_tokens": 20, "beams": 1, "length_penalty": 1.0}]
     published = tasks.get(
         "coco_caption", train_text="prompt+prompt+caption", beams=3, length_penalty=0.6, max_new_tokens=9
     )
     predictions = published.predict(model, None, examples)
     assert [prediction.output for prediction in predictions] == ["a cat", "a red ball."]
     assert [prediction.id for prediction in predictions] == ["6", "7"]
-    assert model.asked[1:] == [(9, 3, 0.6)]
+    assert model.asked[1:] == [{"max_new_tokens": 9, "beams": 3, "length_penalty": 0.6}]
 
 
 needs_scorers = pytest.mark.skipif(find_java() is None, reason="needs Java")

@@ -2,50 +2,20 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
-from torch import Tensor
 
 import tasks
 from tasks import DataError, Example, Prediction, Task
+from tests.tasks.fake_model import FakeModel
 
 Problem = Callable[..., dict[str, Any]]
 Write = Callable[..., Path]
-
-
-@dataclass
-class FakeModel:
-    """Gives back what it was asked to encode; log-probabilities and outputs are set by the test."""
-
-    image_size: int = 8
-    image_mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    image_std: tuple[float, float, float] = (0.25, 0.25, 0.25)
-    logprobs: list[list[float]] = field(default_factory=list)
-    outputs: list[str] = field(default_factory=list)
-    asked: list[Any] = field(default_factory=list)
-
-    def encode(
-        self, prompts: Sequence[str], *, answers: Sequence[str] | None, images: Sequence[Tensor | None]
-    ) -> dict[str, Any]:
-        return {"prompts": prompts, "answers": answers, "images": images}
-
-    def loss(self, batch: Any) -> Tensor:
-        return torch.tensor(float(len(batch["prompts"])))
-
-    def continuation_logprobs(self, batch: Any, continuations: Sequence[Sequence[str]]) -> list[list[float]]:
-        self.asked.append(continuations)
-        return self.logprobs
-
-    def generate(self, batch: Any, *, max_new_tokens: int) -> list[str]:
-        self.asked.append(max_new_tokens)
-        return self.outputs
 
 
 def load(folder: Path, split: Any = "test", limit: int | None = None, **options: Any) -> tuple[Task, list[Example]]:
@@ -140,7 +110,7 @@ def test_greedy_takes_the_first_capital_of_one_token(write: Write, make_problem:
     task, examples = three(write, make_problem, answer_by="greedy")
     model = FakeModel(outputs=[" B", "D", "none"])
     predictions = task.predict(model, None, examples)
-    assert model.asked == [1]
+    assert model.asked == [{"max_new_tokens": 1}]
     assert predictions == [Prediction("2", " B", 1), Prediction("3", "D", None), Prediction("4", "none", None)]
 
 

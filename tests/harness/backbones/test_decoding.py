@@ -1,13 +1,16 @@
-"""Beam search against Hugging Face's own on the plain language model, and with methods attached."""
+"""Greedy and beam search against Hugging Face's own on the plain language model, and with methods attached."""
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING
 
 import pytest
 import torch
 
 import methods
+from harness.backbones.decoder import select
+from harness.backbones.decoding import greedy
 from tests.contract.test_methods import attach, pictures, randomise
 
 if TYPE_CHECKING:
@@ -47,6 +50,41 @@ def test_one_beam_is_greedy_as_hugging_faces(sharp_model: DecoderModel) -> None:
     batch = sharp_model.encode(PROMPTS, answers=None, images=[None] * 3)
     found = sharp_model.generate(batch, max_new_tokens=8)
     assert found == [new_tokens(sharp_model, prompt, max_new_tokens=8) for prompt in PROMPTS]
+
+
+@pytest.mark.parametrize("name", methods.names())
+def test_greedy_chooses_what_forwards_without_a_cache_choose(name: str, sharp_model: DecoderModel) -> None:
+    randomise(attach(name, sharp_model))
+    images = [*pictures(2), None]
+    batch = sharp_model.encode(PROMPTS, answers=None, images=images)
+    for row, chosen in enumerate(greedy(sharp_model, batch, max_new_tokens=7)):
+        alone = select(batch, row)
+        for token in chosen:
+            with torch.inference_mode():
+                assert int(sharp_model.logits(alone)[0, -1].argmax()) == token
+            longer = torch.cat([alone.input_ids, torch.tensor([[token]])], dim=1)
+            alone = dataclasses.replace(alone, input_ids=longer, labels=longer, lengths=alone.lengths + 1)
+
+
+def test_greedy_may_be_asked_for_one_token(sharp_model: DecoderModel) -> None:
+    batch = sharp_model.encode(PROMPTS, answers=None, images=[None] * 3)
+    first = sharp_model.prefill(batch).logits.argmax(dim=-1)
+    assert greedy(sharp_model, batch, max_new_tokens=1) == first[:, None].tolist()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_recorded_step_chooses_what_a_plain_one_chooses() -> None:
+    from harness import backbones
+
+    on_gpu, on_cpu = (
+        backbones.load(backbones.BackboneSpec("mini"), device=device, precision="fp32") for device in ("cuda:0", "cpu")
+    )
+    prompts = ["the picture shows", "what is this?"]
+    chosen = [
+        model.generate(model.encode(prompts, answers=None, images=[None, None]), max_new_tokens=16)
+        for model in (on_gpu, on_cpu)
+    ]
+    assert chosen[0] == chosen[1]
 
 
 @pytest.mark.parametrize("name", methods.names())

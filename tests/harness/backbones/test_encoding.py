@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-from pathlib import Path
 
 import pytest
 
 from harness.backbones.clip_llama import byte_tokenizer
 from harness.backbones.encoding import IGNORED, TextEncoder
-
-GOLDEN = Path(os.environ.get("VLTUNE_SHARED", Path(__file__).parents[4] / "shared")) / "golden" / "scienceqa_prompt"
+from tests.golden import GOLDEN, NEEDS_GOLDEN
 
 
 class _GoldenBytes(TextEncoder):
@@ -23,10 +20,10 @@ class _GoldenBytes(TextEncoder):
 
 
 @pytest.mark.realdata
-@pytest.mark.skipif(not GOLDEN.is_dir(), reason=f"no golden vectors at {GOLDEN}; set VLTUNE_SHARED")
+@NEEDS_GOLDEN
 def test_rows_and_labels_equal_the_authors_loader() -> None:
-    cases = json.loads((GOLDEN / "tokenize.json").read_text())["cases"]
-    texts = json.loads((GOLDEN / "prompts.json").read_text())["cases"]
+    cases = json.loads((GOLDEN / "scienceqa_prompt" / "tokenize.json").read_text())["cases"]
+    texts = json.loads((GOLDEN / "scienceqa_prompt" / "prompts.json").read_text())["cases"]
     assert cases
     for case in cases:
         text = next(

@@ -39,6 +39,7 @@ def test_all_of_it_runs_and_is_written_down(tmp_path: Path, capsys: pytest.Captu
     for title in ("memory_read, adem", "training step of ADEM-VL", "choice likelihood", "own share", "greedy decoding"):
         assert title in printed
     assert "| naive" in printed
+    assert "kernels triton" in printed if INTERPRETED else "kernels reference" in printed
     if not INTERPRETED:
         assert "triton: Triton " in printed
 
@@ -105,8 +106,8 @@ def test_a_table_says_what_was_wanted_and_what_was_not_met() -> None:
 
 def test_the_error_rule_refuses_twice_the_error() -> None:
     size = bench_memory_read.SIZES["reduced"]
-    given = bench_memory_read._inputs(size, CPU, torch.float32)
-    reads, _ = bench_memory_read._implementations("memvp", given, reduced=True)
+    given = bench_memory_read.inputs(size, CPU, torch.float32)
+    reads, _ = bench_memory_read.implementations("memvp", given, reduced=True)
     bench_memory_read._check("naive", reads["naive"], reads["reference"], given, "memvp")
     with pytest.raises(BenchError, match="grad of x is off"):
         bench_memory_read._check(

@@ -14,12 +14,12 @@ from torch import Tensor
 
 import methods
 from harness.checkpoints import authors, own
+from tests.golden import GOLDEN, NEEDS_GOLDEN
 from tests.harness.checkpoints.conftest import Imported, Refused, random_state, same
 
 if TYPE_CHECKING:
     from harness.backbones.decoder import DecoderModel
 
-GOLDEN = Path(os.environ.get("VLTUNE_SHARED", Path(__file__).parents[4] / "shared")) / "golden"
 FIELDS = {
     "ademvl": {"scales": (16, 4), "hidden": 8, "vision_adapter": 4},
     "memvp": {"slots": 20, "hidden": 8, "vision_adapter": 4},
@@ -74,7 +74,7 @@ def test_there_and_back(
 
 
 @pytest.mark.realdata
-@pytest.mark.skipif(not GOLDEN.is_dir(), reason=f"no golden vectors at {GOLDEN}; set VLTUNE_SHARED")
+@NEEDS_GOLDEN
 @pytest.mark.parametrize(("name", "folder"), [("ademvl", "adem_model"), ("memvp", "memvp_model")])
 def test_the_authors_own_names_are_read_and_written(
     name: str, folder: str, tmp_path: Path, converted: Imported

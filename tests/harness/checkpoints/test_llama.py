@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from harness import backbones
 from harness.checkpoints import CheckpointError, llama, llama_export
+from tests.golden import GOLDEN, NEEDS_GOLDEN
 from tests.harness.checkpoints.conftest import Imported, Refused, same
 from tests.harness.checkpoints.meta_llama import FFN, PARAMS, cut, logits, random_model, read, write
 
-GOLDEN = Path(os.environ.get("VLTUNE_SHARED", Path(__file__).parents[4] / "shared")) / "golden"
 IDS = torch.tensor([[1, 7, 3, 39, 20, 11, 5, 5, 2], [4, 4, 8, 0, 31, 30, 29, 9, 6]])
 MODELS: dict[str, dict[str, Any]] = {
     "llama 1": {},
@@ -86,7 +85,7 @@ def test_large_models_become_several_files(
 
 
 @pytest.mark.realdata
-@pytest.mark.skipif(not GOLDEN.is_dir(), reason=f"no golden vectors at {GOLDEN}; set VLTUNE_SHARED")
+@NEEDS_GOLDEN
 def test_the_golden_model_as_metas_computes_the_same(tmp_path: Path) -> None:
     source = GOLDEN / "adem_model" / "hf_llama"
     llama_export.export(source, tmp_path / "meta")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
 import pytest
@@ -15,10 +14,10 @@ import methods
 from harness import backbones
 from harness.backbones.beit3.model import EncoderModel
 from harness.checkpoints import beit3, convert, own
+from tests.golden import GOLDEN, NEEDS_GOLDEN
 from tests.harness.checkpoints.conftest import Refused, random_state, same
 from tests.tiny_beit3 import tiny_beit3, write_checkpoint
 
-GOLDEN = Path(os.environ.get("VLTUNE_SHARED", Path(__file__).parents[4] / "shared")) / "golden"
 METHOD = methods.get("mwa", bottleneck=8)
 HEADS = {"vision_head.weight": (64, 64), "language_head.weight": (64, 64), "logit_scale": ()}
 
@@ -55,7 +54,7 @@ def test_there_and_back(heads: bool, tmp_path: Path, tiny: EncoderModel) -> None
 
 
 @pytest.mark.realdata
-@pytest.mark.skipif(not GOLDEN.is_dir(), reason=f"no golden vectors at {GOLDEN}; set VLTUNE_SHARED")
+@NEEDS_GOLDEN
 def test_the_authors_whole_model_gives_what_they_trained(tmp_path: Path) -> None:
     state = load_file(GOLDEN / "mwa_model" / "weights.safetensors")
     torch.save({"model": state}, tmp_path / "x.pth")

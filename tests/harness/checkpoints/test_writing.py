@@ -22,6 +22,15 @@ def test_a_folder_appears_at_the_end(tmp_path: Path) -> None:
     assert [path.name for path in out.parent.iterdir()] == ["folder"]
 
 
+def test_files_can_be_read_by_whom_the_folder_can(tmp_path: Path) -> None:
+    out = tmp_path / "folder"
+    with writing.new_folder(out) as beside:
+        private = beside / "x"
+        private.write_text("1", encoding="utf-8")
+        private.chmod(0o600)
+    assert (out / "x").stat().st_mode & 0o777 == out.stat().st_mode & 0o666
+
+
 def test_a_file_appears_at_the_end(tmp_path: Path) -> None:
     out = tmp_path / "new" / "x.pth"
     with writing.new_file(out) as beside:

@@ -6,7 +6,6 @@ import itertools
 import json
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +19,7 @@ if os.environ.get("TRITON_INTERPRET") != "1":
 pytest.importorskip("triton", reason="needs triton, of the extra gpu")
 
 from methods.kernels.memory_read import MAX_SLOTS, MAX_WIDTH, memory_read
+from tests.golden import GOLDEN, NEEDS_GOLDEN
 from tests.methods.kernels.memory_read_cases import (
     Inputs,
     assert_as_exact,
@@ -31,7 +31,6 @@ from tests.methods.kernels.memory_read_cases import (
     tied_integers,
 )
 
-GOLDEN = Path(os.environ.get("VLTUNE_SHARED", Path(__file__).parents[4] / "shared")) / "golden"
 DTYPES = [torch.float32, torch.float16]
 DROPS = [0.0, 0.1, 0.29, 0.57, 0.9]
 FORMS: list[tuple[str, float]] = [("memvp", 0.0), *(("adem", ratio) for ratio in DROPS)]
@@ -59,7 +58,13 @@ def check(inputs: Inputs, weight: Tensor, **chosen: Any) -> None:
 
 
 def grid() -> list[tuple[torch.dtype, str, float, int, int, int]]:
-    """Every dtype, form, drop ratio and S; D and T go round, so that any two values meet (the interpreter is slow)."""
+    """Every dtype, form, drop ratio and S; D and T go round, so that any two values meet (the interpreter is slow).
+
+    With VLTUNE_FULL_GRID=1 every D and T of each.
+    """
+    if os.environ.get("VLTUNE_FULL_GRID") == "1":
+        every = itertools.product(DTYPES, FORMS, SLOTS, WIDTHS, TEXTS)
+        return [(dtype, form, ratio, slots, width, text) for dtype, (form, ratio), slots, width, text in every]
     axes = [list(enumerate(axis)) for axis in (DTYPES, FORMS, SLOTS)]
     return [
         (dtype, form, ratio, slots, WIDTHS[(i + j + k) % len(WIDTHS)], TEXTS[(i + j + k) % len(TEXTS)])
@@ -275,7 +280,7 @@ def golden_cases() -> list[tuple[str, str]]:
 
 
 @pytest.mark.realdata
-@pytest.mark.skipif(not GOLDEN.is_dir(), reason=f"no golden vectors at {GOLDEN}; set VLTUNE_SHARED")
+@NEEDS_GOLDEN
 @OVERFLOW_IS_MEANT
 @pytest.mark.parametrize(("form", "case"), golden_cases())
 def test_fusion_equals_the_authors_module(form: str, case: str) -> None:

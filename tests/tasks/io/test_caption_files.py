@@ -231,7 +231,8 @@ def test_missing_images_are_counted_and_only_looked_for_where_needed(tmp_path: P
     picture(tmp_path / "0_a.jpg")
     with pytest.raises(DataError) as error:
         read_captions(tmp_path, "train", limit=None)
-    assert "8 of 9 images of train are missing (first: 1_a.jpg, 2_a.jpg, 3_a.jpg); put them into" in str(error.value)
+    assert "8 of 9 images of train are missing (first: 1_a.jpg, 2_a.jpg, 3_a.jpg); put them where" in str(error.value)
+    assert str(tmp_path / "0_a.jpg") in str(error.value)
     assert len(read_captions(tmp_path, "val", limit=None)) == 1
     with pytest.raises(DataError, match="of 4 images of train are missing"):
         read_captions(tmp_path, "train", limit=4)
