@@ -14,7 +14,7 @@ from harness.bench.step import SETTINGS, conditions, load, method_for, text_batc
 from harness.bench.timing import alternate
 from methods import Batch
 
-TOKENS = 16
+TOKENS = 8
 ROOM = 64  # tokens that may follow the prompt: as many as the timed steps make, and some
 
 

@@ -61,9 +61,9 @@ def _case(
     timings = alternate(
         {name: functools.partial(forward_backward, read, *given) for name, read in reads.items()},
         device=device,
-        rounds=2 if reduced else 30 if cuda else 10,
+        rounds=2 if reduced else 30 if cuda else 5,
         calls=10 if cuda and not reduced else 1,
-        warm_up=1 if reduced else 3,
+        warm_up=1,
     )
     median = {name: timing.ms.median for name, timing in timings.items()}
     targets = _targets(median, bound) if form == "adem" and cuda and not reduced else ()

@@ -1,6 +1,7 @@
 """The slow way, kept to compare with: formulas layer by layer with a full sort, attention in full, logits everywhere.
 
-What a first implementation computes, from the same parameters and seeds and with the same result.
+What a first implementation computes, from the same parameters and seeds and with the same result. Every layer makes its
+own keys and values from the visual features.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ class NaiveDecoder(DecoderModel):
 
 
 def attach(method: Method, model: VLModel, seed: int) -> Attachment:
-    """`method.attach`, with the memory of ADEM-VL and MemVP made and read anew in every layer."""
+    """`method.attach`, with the memory of ADEM-VL and MemVP projected and read anew in every layer."""
     if isinstance(method, AdemVL):
         return _attach_ademvl(method, model, seed)
     if isinstance(method, MemVP):
@@ -74,15 +75,17 @@ def attach(method: Method, model: VLModel, seed: int) -> Attachment:
 
 def _attach_ademvl(method: AdemVL, model: VLModel, seed: int) -> Attachment:
     module = model.build(lambda: AdemModule(method, model), seed=seed)
-    visual: list[Tensor] = []
+    seen: list[Images] = []
 
     def prepare(images: Images) -> Tensor | None:
-        projected = method.beta * module.adapter_proj(pool(images.patches, method.scales))
-        visual[:] = [scatter_rows(projected, images.rows, images.batch_size)]
+        seen[:] = [images]
         return module.adapter_proj_cls(images.tokens[:, :1]) if method.cls else None
 
     def fuse(x: Tensor) -> Tensor:
-        keys, values = visual[0] + module.adapter_emb1, visual[0] + module.adapter_emb2
+        [images] = seen
+        projected = method.beta * module.adapter_proj(pool(images.patches, method.scales))
+        visual = scatter_rows(projected, images.rows, images.batch_size)
+        keys, values = visual + module.adapter_emb1, visual + module.adapter_emb2
         return method.alpha * read_adem(x, keys.to(x.dtype), values.to(x.dtype), method.drop_ratio)
 
     insert = Insert(before="Image: ", tokens=1, without_image="Image: N/A") if method.cls else None
@@ -93,15 +96,17 @@ def _attach_ademvl(method: AdemVL, model: VLModel, seed: int) -> Attachment:
 
 def _attach_memvp(method: MemVP, model: VLModel, seed: int) -> Attachment:
     module = model.build(lambda: MemVPModule(method, model), seed=seed)
-    visual: list[Tensor] = []
+    seen: list[Images] = []
 
     def prepare(images: Images) -> None:
-        projected = method.image_scale * module.adapter_proj(images.patches)
-        padded = F.pad(projected, (0, 0, 0, method.slots - projected.shape[1]))
-        visual[:] = [scatter_rows(padded, images.rows, images.batch_size)]
+        seen[:] = [images]
 
     def recall(x: Tensor) -> Tensor:
-        keys, values = visual[0] + module.adapter_emb1, visual[0] + module.adapter_emb2
+        [images] = seen
+        projected = method.image_scale * module.adapter_proj(images.patches)
+        padded = F.pad(projected, (0, 0, 0, method.slots - projected.shape[1]))
+        visual = scatter_rows(padded, images.rows, images.batch_size)
+        keys, values = visual + module.adapter_emb1, visual + module.adapter_emb2
         dropout = method.dropout if module.training else 0.0
         return method.scale * read_memvp(x, keys.to(x.dtype), values.to(x.dtype), dropout)
 

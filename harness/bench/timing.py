@@ -29,7 +29,7 @@ def alternate(
         device: what to wait for before the clock is read.
         rounds: samples of each case.
         calls: calls per sample; many for what takes microseconds.
-        warm_up: rounds that are not counted (compilation, allocator, caches).
+        warm_up: rounds that are not counted (compilation, allocator, caches); 0 where each case has run already.
     """
     peaks = {name: _peak(run, device) for name, run in cases.items()}
     samples: dict[str, list[float]] = {name: [] for name in cases}
@@ -45,10 +45,10 @@ def alternate(
 
 
 def _peak(run: Callable[[], object], device: torch.device) -> Meter:
-    """Also the first call, which compiles; on a CPU the process's peak says little of one call, so it stays unread."""
-    run()
+    """On a CPU the process's peak says little of one call, so it stays unread."""
     if device.type != "cuda":
         return unavailable("memory of one call is read on CUDA only")
+    run()  # what is compiled or tuned takes memory of its own
     before = torch.cuda.memory_allocated(device)
     with meters.peak_memory(device) as peak:
         run()

@@ -21,6 +21,7 @@ from methods.kernels.memory_read import Form
 CPU = torch.device("cpu")
 SETTING = step.SETTINGS["reduced"]
 NEEDS_TRITON = pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="needs CUDA or the interpreter")
+STEPS = [step.NAIVE, "naive, but no gradient into frozen weights, fp32", "fast, fp32", "fast, bf16"]
 READS = ["naive", "reference", pytest.param("triton", marks=NEEDS_TRITON)]
 
 
@@ -33,7 +34,7 @@ def test_memory_read(form: Form, name: str, benchmark: BenchmarkFixture) -> None
     assert [tensor.shape for tensor in found] == [tensor.shape for tensor in (given[0], *given[:3])]
 
 
-@pytest.mark.parametrize("name", ["naive, fp32", "fast, fp32", "fast, bf16"])
+@pytest.mark.parametrize("name", STEPS)
 def test_training_step(name: str, benchmark: BenchmarkFixture) -> None:
     loss, grads = benchmark(step.training_rivals(SETTING, CPU)[name])
     assert torch.isfinite(loss)
