@@ -61,9 +61,16 @@ def _reported() -> tuple[type[Exception], ...]:
     """The mistakes that the library reports itself; their modules are loaded only once something went wrong."""
     import methods
     import tasks
-    from harness import backbones, checkpoints, record, store
+    from harness import backbones, checkpoints, paired, published, record, store
 
-    own = (record.RecordError, store.StoreError, backbones.BackboneError, checkpoints.CheckpointError)
+    own = (
+        record.RecordError,
+        store.StoreError,
+        backbones.BackboneError,
+        checkpoints.CheckpointError,
+        paired.Incomparable,
+        published.PublishedError,
+    )
     return (*own, methods.UnknownName, tasks.UnknownName, tasks.DataError)
 
 
@@ -76,6 +83,11 @@ def parser() -> argparse.ArgumentParser:
     add = root.add_subparsers(title="commands", metavar="COMMAND", required=True).add_parser
     _add_run(add("run", help="train and evaluate methods on tasks, then print the leaderboard"))
     _add_leaderboard(add("leaderboard", help="print the tables of all recorded runs"))
+    comparing = add("compare", help="test two methods, or two runs, on the same examples")
+    comparing.add_argument("a", metavar="A", help="a method's name or a run id")
+    comparing.add_argument("b", metavar="B", help="the same")
+    _add_results(comparing)
+    comparing.set_defaults(command=commands.compare)
     _add_params(add("params", help="count parameters, without weights"))
     _add_bench(add("bench", help="time the kernels, the training step and decoding against the slow way"))
     listing = add("list", help="print the names of methods, tasks or backbones")
@@ -129,6 +141,7 @@ def _add_leaderboard(leaderboard: argparse.ArgumentParser) -> None:
     _add_results(leaderboard)
     leaderboard.add_argument("--task", metavar="NAME", help="only this task")
     leaderboard.add_argument("--format", choices=("md", "csv", "json"), default="md", help="default: md")
+    leaderboard.add_argument("--published", action="store_true", help="then the papers' own tables, as printed")
     leaderboard.add_argument("--out", type=Path, metavar="FILE", help="write here instead of printing")
     leaderboard.set_defaults(command=commands.leaderboard)
 

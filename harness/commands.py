@@ -33,10 +33,16 @@ def leaderboard(args: argparse.Namespace) -> int:
         raise UsageError(f"unknown task {args.task!r}; {suggest(args.task, tasks.names())}")
     if not args.results.is_dir():
         raise UsageError(f"--results {args.results}: no such folder; 'vltune run' makes it")
+    from harness.example_scores import reader
     from harness.leaderboard import render
     from harness.store import Store
 
-    text = render(Store(args.results).read(), format=args.format, task=args.task)
+    if args.published and args.format != "md":
+        raise UsageError(f"--published: goes with --format md, not {args.format}; drop one of the two")
+    store = Store(args.results)
+    text = render(store.read(), format=args.format, task=args.task, scores=reader(store))
+    if args.published:
+        text = f"{text}\n{_published(args.task)}"
     if args.out is None:
         print(text.rstrip("\n"))
         return 0
@@ -44,6 +50,28 @@ def leaderboard(args: argparse.Namespace) -> int:
         args.out.write_text(text, encoding="utf-8")
     except OSError as error:
         raise UsageError(f"--out {args.out}: cannot be written ({error.strerror}); name another file") from None
+    return 0
+
+
+def _published(task: str | None) -> str:
+    from harness import published
+
+    folder = Path(__file__).parents[1] / "results" / "published"
+    shown = [published.markdown(table) for table in published.read(folder) if task in (None, table.task)]
+    said = "As the papers print them: with other prompts, splits and hardware, one run each; never ranked with ours."
+    return "\n\n".join(["## Published figures", said, *shown]) + "\n"
+
+
+def compare(args: argparse.Namespace) -> int:
+    """`compare`: the paired test of two methods or runs."""
+    if not args.results.is_dir():
+        raise UsageError(f"--results {args.results}: no such folder; 'vltune run' makes it")
+    from harness.comparison import report
+    from harness.example_scores import reader
+    from harness.store import Store
+
+    store = Store(args.results)
+    print(report(args.a, args.b, store.read(), reader(store)))
     return 0
 
 

@@ -15,7 +15,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from harness.example_scores import Scores, no_scores
 from harness.record import METERS, Record
+from harness.standing import Standing
 from harness.tables import Row, Table, flatten, show, tables
 
 if TYPE_CHECKING:
@@ -75,14 +77,26 @@ def frame(records: Iterable[Record]) -> pd.DataFrame:
     return pd.DataFrame(_flat_rows(records))
 
 
-def render(records: Iterable[Record], *, format: Literal["md", "csv", "json"], task: str | None = None) -> str:
+def render(
+    records: Iterable[Record],
+    *,
+    format: Literal["md", "csv", "json"],
+    task: str | None = None,
+    scores: Scores = no_scores,
+) -> str:
     """The leaderboard as text, byte-identical for any order of the same records.
+
+    Args:
+        records: in any order.
+        format: md, csv or json.
+        task: only the tables of this one.
+        scores: reads what the predictions of a record scored, for the tests between methods.
 
     Raises:
         ValueError: unknown format.
     """
     if format == "md":
-        return markdown(records, task=task)
+        return markdown(records, task=task, scores=scores)
     chosen = [record for record in records if task in (None, record.cell.task)]
     if format == "json":
         return json.dumps(_flat_rows(chosen), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
@@ -95,9 +109,9 @@ def render(records: Iterable[Record], *, format: Literal["md", "csv", "json"], t
     return str(table.to_csv(index=False, lineterminator="\n"))
 
 
-def markdown(records: Iterable[Record], *, task: str | None = None) -> str:
+def markdown(records: Iterable[Record], *, task: str | None = None, scores: Scores = no_scores) -> str:
     """GitHub Markdown: per table a heading, what its rows share, the table, and why values or methods are missing."""
-    found = tables([record for record in records if task in (None, record.cell.task)])
+    found = tables([record for record in records if task in (None, record.cell.task)], scores)
     return "\n\n".join(_section(table) for table in found) + "\n" if found else "No runs to compare.\n"
 
 
@@ -132,7 +146,7 @@ def _flat_metric(row: Row, metric: str) -> dict[str, float | int | None]:
 def _section(table: Table) -> str:
     parts = [f"## {_escape(table.title)}", _note(table)]
     if table.rows:
-        parts += [_grid(table), _legend(table)]
+        parts += [_grid(table), _legend(table), _tested(table)]
     if missing := _missing(table):
         parts.append("– means no value:\n\n" + "\n".join(missing))
     if table.absent:
@@ -173,6 +187,11 @@ def _grid(table: Table) -> str:
     for index, (name, metric) in enumerate(table.metrics.items()):
         shown = [_score(row.values.get(name)) for row in table.rows]
         cells = _embolden(table.rows, shown, metric.goal)
+        if index == 0 and isinstance(table.standing, Standing):
+            cells = [
+                f"**{text}**" if row.method in table.standing.best else text
+                for row, text in zip(table.rows, shown, strict=True)
+            ]
         if index == 0:
             cells = [cell + _interval(row.intervals.get(name)) for cell, row in zip(cells, table.rows, strict=True)]
         columns.append(
@@ -232,6 +251,21 @@ def _legend(table: Table) -> str:
     memory = " Memory is the whole process's, with what ran in it before." if _kind(table) == "cpu" else ""
     return (
         f"Examples (unit) of each score: {_escape(', '.join(scores))}.{meaning} Costs are medians over seeds.{memory}"
+    )
+
+
+def _tested(table: Table) -> str:
+    """What bold type says of the first score."""
+    if table.standing is None:
+        return ""
+    if isinstance(table.standing, str):
+        return _escape(f"Bold is the best figure of a column; differences were not tested: {table.standing}.")
+    name, metric = next(iter(table.metrics.items()))
+    return (
+        f"Bold in {_escape(_header(name))}: the best method, and those that cannot be told apart from it on these "
+        f"examples ({table.standing.test}, Holm over all pairs, 5 %). A difference of about "
+        f"{table.standing.detectable:.1f} {_escape(metric.unit)} would have shown with 80 % power. In other columns "
+        "bold is the best figure."
     )
 
 

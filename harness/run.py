@@ -15,7 +15,7 @@ from typing import Any
 import harness
 import methods
 import tasks
-from harness import backbones, leaderboard, prepare, provenance
+from harness import backbones, example_scores, leaderboard, prepare, provenance
 from harness.backbones.backbone import Backbone
 from harness.checkpoints import own
 from harness.measure import measure
@@ -76,7 +76,7 @@ def execute(plan: Plan) -> int:
         statuses.append(_cell(bench, cell, checked, f"[{number}/{len(plan.cells)}]"))
         if statuses[-1] == "interrupted":
             break
-    print(f"\n{leaderboard.markdown(_of_plan(bench))}")
+    print(f"\n{leaderboard.markdown(_of_plan(bench), scores=example_scores.reader(store))}")
     if "interrupted" in statuses:
         return INTERRUPTED
     return 1 if "failed" in statuses else 0
@@ -182,7 +182,8 @@ def _cell(bench: Bench, plan: CellPlan, ready: Ready, number: str) -> str:
         meters={**outcome.meters, "load_wall_s": scalar(bench.load_wall_s, "s")} if outcome else {},
         provenance=_provenance(bench, plan, ready, started),
     )
-    rows = [dataclasses.asdict(prediction) for prediction in outcome.predictions] if outcome else None
+    data = bench.data[plan.task_name].evaluation
+    rows = example_scores.rows(plan.task, outcome.predictions, data) if outcome else None
     path = bench.store.append(record, rows)
     _say(f"{label}: {_headline(record)} -> {path}")
     if outcome is not None and outcome.state:

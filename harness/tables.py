@@ -10,7 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from harness.example_scores import Scores, no_scores
 from harness.record import METERS, Distribution, MetricValue, Record, Unavailable
+from harness.standing import Standing, standing
 from harness.stats import seed_summary
 
 BASELINES = frozenset({"frozen", "blind", "full"})
@@ -37,7 +39,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """Comparable rows. `common` holds their shared options, `metrics` a sample of each score, the primary first."""
+    """Comparable rows. `common` holds their shared options, `metrics` a sample of each score, the primary first.
+
+    `standing` says which methods cannot be told apart from the best, or why that was not tested; None where there are
+    no two methods with a score.
+    """
 
     title: str
     task: str
@@ -47,16 +53,22 @@ class Table:
     metrics: dict[str, MetricValue]
     rows: list[Row]
     absent: list[Row]
+    standing: Standing | str | None = None
 
 
-def tables(records: Iterable[Record]) -> list[Table]:
-    """One table per group of comparable records, in the order of task, backbone and options."""
+def tables(records: Iterable[Record], scores: Scores = no_scores) -> list[Table]:
+    """One table per group of comparable records, in the order of task, backbone and options.
+
+    Args:
+        records: in any order.
+        scores: reads what the predictions of a record scored, for the tests between methods.
+    """
     groups: dict[tuple[str, str, str], list[Record]] = {}
     for record in sorted(records, key=lambda record: record.run_id):
         key = (record.cell.task, record.cell.backbone, json.dumps(_common(record), sort_keys=True))
         groups.setdefault(key, []).append(record)
     commons = {key: flatten(json.loads(key[2])) for key in groups}
-    return [_table(groups[key], _title(key, commons)) for key in sorted(groups)]
+    return [_table(groups[key], _title(key, commons), scores) for key in sorted(groups)]
 
 
 def _common(record: Record) -> dict[str, Any]:
@@ -87,13 +99,13 @@ def _title(key: tuple[str, str, str], commons: Mapping[tuple[str, str, str], dic
     return " · ".join([*key[:2], *(f"{name}={show(commons[key].get(name))}" for name in telling)])
 
 
-def _table(records: Sequence[Record], title: str) -> Table:
+def _table(records: Sequence[Record], title: str, scores: Scores) -> Table:
     """Records of one group, sorted by run id."""
     variants: dict[tuple[str, str], list[Record]] = {}
     for record in records:
         settings = json.dumps(_own(record), sort_keys=True)
         variants.setdefault((record.cell.method, settings), []).append(record)
-    done, absent, counted = [], [], []
+    done, absent, counted = dict[str, tuple[Row, list[Record]]](), [], []
     for (method, settings), runs in variants.items():
         rivals = [json.loads(other) for name, other in variants if name == method]
         label = _label(method, json.loads(settings), rivals)
@@ -101,7 +113,7 @@ def _table(records: Sequence[Record], title: str) -> Table:
         if latest:
             chosen = [latest[seed] for seed in sorted(latest)]
             counted += chosen
-            done.append(_aggregate(label, chosen))
+            done[label] = (_aggregate(label, chosen), chosen)
         if without := [run for run in runs if run.cell.seed not in latest]:
             absent.append(_absent(label, without))
     metrics: dict[str, MetricValue] = {}
@@ -115,8 +127,27 @@ def _table(records: Sequence[Record], title: str) -> Table:
         common=_shown(records),
         hardware=sorted({machine for record in counted if (machine := _machine(record))}),
         metrics=metrics,
-        rows=sorted(done, key=lambda row: _rank(row, metrics)),
+        rows=sorted((row for row, _ in done.values()), key=lambda row: _rank(row, metrics)),
         absent=sorted(absent, key=lambda row: row.method),
+        standing=_standing(done, metrics, scores),
+    )
+
+
+def _standing(
+    done: Mapping[str, tuple[Row, list[Record]]], metrics: Mapping[str, MetricValue], scores: Scores
+) -> Standing | str | None:
+    """The tests between the methods of a table; baselines are shown for orientation and take no part."""
+    primary = next(iter(metrics), "")
+    ranked = {
+        label: (value, runs)
+        for label, (row, runs) in done.items()
+        if not row.baseline and (value := row.values.get(primary)) is not None
+    }
+    if len(ranked) < 2:
+        return None
+    runs = {label: runs for label, (_, runs) in ranked.items()}
+    return standing(
+        runs, {label: value for label, (value, _) in ranked.items()}, goal=metrics[primary].goal, scores=scores
     )
 
 

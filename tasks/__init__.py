@@ -99,6 +99,17 @@ class Metric:
     reason: str | None = None
 
 
+@dataclass(frozen=True)
+class ExampleScore:
+    """What one example adds to the primary score, which is the mean of `value` over all examples.
+
+    group: what examples about the same picture share; they are not independent of each other.
+    """
+
+    group: str
+    value: float
+
+
 def setting(default: Any, doc: str, **metadata: Any) -> Any:
     """A task option: its default, what it means, and optionally `choices` or `source`."""
     return dataclasses.field(default=default, metadata={"doc": doc, **metadata})
@@ -182,6 +193,13 @@ class Task(ABC):
     @abstractmethod
     def score(self, predictions: Sequence[Prediction], examples: Sequence[Example]) -> dict[str, Metric]:
         """All metrics of the task, the `primary` one among them."""
+
+    def example_scores(self, predictions: Sequence[Prediction], examples: Sequence[Example]) -> dict[str, ExampleScore]:
+        """The primary score's parts by id of the example, from concluded predictions, in the primary score's unit.
+
+        Methods are compared example by example with them. Empty where the score has no value or no such parts.
+        """
+        return {}
 
 
 def names() -> list[str]:

@@ -17,13 +17,13 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
-from tasks import Example, Metric, Model, Prediction, Task, setting
+from tasks import Example, ExampleScore, Metric, Model, Prediction, Task, setting
 from tasks.io.caption_files import CaptionedImage, read_captions
 from tasks.io.caption_scores import cider_by_image, score_captions
 from tasks.io.caption_text import blip_caption, continued_caption, published_caption
 from tasks.io.of_kind import of_kind
 from tasks.io.pictures import NORMS, PictureMemory, crop_and_flip, norm_named
-from tasks.io.scienceqa_scores import check_same_ids
+from tasks.io.same_ids import check_same_ids
 
 CODE = "ADEM-VL, util/coco_karpathy_dataset.py"
 
@@ -193,6 +193,13 @@ class CocoCaption(Task):
             ValueError: not exactly one prediction for each example.
         """
         return score_captions(_outputs(predictions, examples), _images(examples))
+
+    def example_scores(self, predictions: Sequence[Prediction], examples: Sequence[Example]) -> dict[str, ExampleScore]:
+        """The CIDEr of each image, as `conclude` has noted it."""
+        found = {p.id: p.cider for p in predictions if isinstance(p, CaptionPrediction)}
+        if None in found.values():
+            return {}
+        return {id: ExampleScore(id, cider) for id, cider in found.items() if cider is not None}
 
 
 def _images(examples: Sequence[Example]) -> list[CaptionedImage]:

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 import torch
 from torch import Tensor, nn
 
-from tasks import DataError, Example, Metric, Model, Prediction, Task, setting
+from tasks import DataError, Example, ExampleScore, Metric, Model, Prediction, Task, setting
 from tasks.io.caption_files import read_captions
 from tasks.io.caption_image import check_unique
 from tasks.io.contrast import Heads, info_nce
@@ -23,8 +23,8 @@ from tasks.io.of_kind import of_kind
 from tasks.io.pictures import NORMS, PictureMemory, norm_named
 from tasks.io.ranking import rank_pairs
 from tasks.io.retrieval_items import FOLD_IMAGES, Candidates, Item, candidates, ranked_items, training_pairs
-from tasks.io.retrieval_metrics import Fold, score_ranks
-from tasks.io.scienceqa_scores import check_same_ids
+from tasks.io.retrieval_metrics import CUTOFFS, Fold, score_ranks
+from tasks.io.same_ids import check_same_ids
 
 FOLDS = 5
 
@@ -236,6 +236,23 @@ class Retrieval(Task):
                 for group in self._groups(examples)
             ]
         )
+
+    def example_scores(self, predictions: Sequence[Prediction], examples: Sequence[Example]) -> dict[str, ExampleScore]:
+        """Of each query its mean hit at 1, 5 and 10, weighted so that both ways count alike in the mean over all.
+
+        A caption is of the group of its image.
+        """
+        found, groups = _by_id(predictions, examples, Ranked), self._groups(examples)
+        if any(min(len(group.images), len(group.captions)) < max(CUTOFFS) for group in groups):
+            return {}
+        scores: dict[str, ExampleScore] = {}
+        for group in groups:
+            for queries in (group.images, group.captions):
+                weight = len(examples) / (2 * len(groups) * len(queries))
+                for query in queries:
+                    hits = sum(found[query.id].rank <= k for k in CUTOFFS) / len(CUTOFFS)
+                    scores[query.id] = ExampleScore(query.image_id, 100 * hits * weight)
+        return scores
 
     def _groups(self, examples: Sequence[Example]) -> list[Candidates]:
         return candidates(_items(examples), by_fold=self.protocol == "coco-1k")

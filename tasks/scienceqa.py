@@ -15,12 +15,13 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from tasks import Example, Metric, Model, Prediction, Task, setting
+from tasks import Example, ExampleScore, Metric, Model, Prediction, Task, setting
 from tasks.io.of_kind import of_kind
 from tasks.io.pictures import NORMS, PictureMemory, norm_named
+from tasks.io.same_ids import check_same_ids
 from tasks.io.scienceqa_problems import LETTERS, Question, check_picture_files, find_folder, read_questions
 from tasks.io.scienceqa_prompt import ANSWER_LEAD, FORMATS, answer_text, letter_choice, prompt_text
-from tasks.io.scienceqa_scores import check_same_ids, score_choices
+from tasks.io.scienceqa_scores import score_choices
 from tasks.io.subset import nested_subset
 
 _BOTH = (False, True)
@@ -131,6 +132,11 @@ class ScienceQA(Task):
         """
         check_same_ids([prediction.id for prediction in predictions], [example.id for example in examples])
         return score_choices({prediction.id: prediction.choice for prediction in predictions}, _questions(examples))
+
+    def example_scores(self, predictions: Sequence[Prediction], examples: Sequence[Example]) -> dict[str, ExampleScore]:
+        """100 for a right answer, 0 for a wrong one; every question stands for itself."""
+        answers = {question.id: question.answer for question in _questions(examples)}
+        return {p.id: ExampleScore(p.id, 100.0 * (p.choice == answers[p.id])) for p in predictions}
 
 
 def _questions(examples: Sequence[Example]) -> list[Question]:

@@ -15,7 +15,7 @@ from tasks.io.caption_meteor import meteor_score
 from tasks.io.caption_spice import spice_score
 from tasks.io.caption_tokens import ScorerError, TokenisedCaptions, tokenise
 from tasks.io.java import find_java
-from tasks.io.scienceqa_scores import check_same_ids
+from tasks.io.same_ids import check_same_ids
 
 NAMES = ("cider", "bleu_1", "bleu_2", "bleu_3", "bleu_4", "meteor", "rouge_l", "spice")
 

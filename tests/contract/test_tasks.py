@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import random
+import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -90,6 +91,19 @@ def test_scores_do_not_depend_on_the_order(case: tuple[Task, Path]) -> None:
     wrong = [replace(predictions[1], id=predictions[0].id), *predictions[1:]]
     mixed = random.Random(0).sample(list(zip(wrong, examples, strict=True)), len(examples))
     assert primary(task, [p for p, _ in mixed], [e for _, e in mixed]) == pytest.approx(primary(task, wrong, examples))
+
+
+def test_parts_by_example_have_the_primary_score_as_their_mean(case: tuple[Task, Path]) -> None:
+    task, root = case
+    examples = task.examples("test", root, limit=None)
+    truth = TRUTHS[name_of(task)](examples)
+    wrong = [replace(truth[3], id=truth[0].id), replace(truth[4], id=truth[1].id), *truth[2:]]
+    expected = primary(task, wrong, examples)
+    found = task.example_scores(task.conclude(wrong, examples), examples)
+    assert set(found) == {example.id for example in examples}
+    assert statistics.fmean(part.value for part in found.values()) == pytest.approx(expected, abs=1e-9)
+    pictures = {example.id for example in examples if "#" not in example.id}  # not the captions to be ranked
+    assert {part.group for part in found.values()} == pictures
 
 
 def test_splits_are_disjoint_and_limits_nested(case: tuple[Task, Path]) -> None:

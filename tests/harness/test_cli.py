@@ -218,6 +218,17 @@ def test_leaderboard_of_an_empty_folder(capsys: pytest.CaptureFixture[str], tmp_
     assert capsys.readouterr().out == ""
 
 
+def test_published_tables_follow_ours(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert cli.main(["leaderboard", "--results", str(tmp_path), "--published", "--task", "coco_caption"]) == 0
+    ours, _, papers = capsys.readouterr().out.partition("## Published figures")
+    assert ours.startswith("No runs to compare.")
+    assert "never ranked with ours" in papers
+    assert "133.2" in papers  # ADEM-VL 13B, CIDEr
+    assert "94.55" not in papers  # ScienceQA
+    assert cli.main(["leaderboard", "--results", str(tmp_path), "--published", "--format", "csv"]) == 2
+    assert "--published: goes with --format md, not csv" in capsys.readouterr().err
+
+
 def test_mini_data_is_written_and_checked(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     folder = tmp_path / "mini data"
     sizes = ("--train", "30", "--val", "10", "--test", "20")

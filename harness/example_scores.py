@@ -1,0 +1,55 @@
+"""Scores example by example: written beside each prediction, read again where methods are compared."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from harness.record import Record
+from harness.store import Store, StoreError
+from tasks import Example, ExampleScore, Prediction, Task
+
+Scores = Callable[[Record], Mapping[str, ExampleScore]]
+"""What a record's predictions scored, by id of the example; empty where they hold no scores."""
+
+
+def no_scores(record: Record) -> Mapping[str, ExampleScore]:
+    """Of records without a store to read from."""
+    return {}
+
+
+def rows(task: Task, predictions: Sequence[Prediction], examples: Sequence[Example]) -> list[dict[str, Any]]:
+    """What is written of each prediction: its own fields, and where the task gives them `score` and `group`."""
+    found = task.example_scores(predictions, examples)
+    return [dataclasses.asdict(prediction) | _columns(found.get(prediction.id)) for prediction in predictions]
+
+
+def reader(store: Store) -> Scores:
+    """Reads from the predictions beside each record of `store`, each file once."""
+    known: dict[str, Mapping[str, ExampleScore]] = {}
+
+    def read(record: Record) -> Mapping[str, ExampleScore]:
+        if record.run_id not in known:
+            known[record.run_id] = _read(store, record)
+        return known[record.run_id]
+
+    return read
+
+
+def _columns(score: ExampleScore | None) -> dict[str, Any]:
+    return {} if score is None else {"score": score.value, "group": score.group}
+
+
+def _read(store: Store, record: Record) -> dict[str, ExampleScore]:
+    if record.predictions is None:
+        return {}
+    path = store.folder(record) / record.predictions.file
+    try:
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        return {line["id"]: ExampleScore(line["group"], float(line["score"])) for line in lines if "score" in line}
+    except OSError as error:
+        raise StoreError(f"{path}: the predictions of {record.run_id} cannot be read ({error.strerror})") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise StoreError(f"{path}: not what a run wrote ({error}); restore it or remove the record") from None

@@ -1,0 +1,223 @@
+"""Published figures: the tables of results/published/ (schema 1), read, checked and shown as they are printed.
+
+Other people's numbers: never ranked with records. results/published/README.md describes the files.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import (
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
+from pydantic.dataclasses import dataclass
+
+from harness.leaderboard import _REASON_LENGTH, _escape
+from harness.record import _first_error, _refuse_constant
+
+SCHEMA: Final = 1
+
+_FIX = "see results/published/README.md for the schema"
+_CONFIG = ConfigDict(extra="forbid")
+
+
+class PublishedError(ValueError):
+    """A file of published figures that cannot be used; one line naming the file, the field and the fix."""
+
+
+def _number(value: Any) -> Any:
+    """Only null and what JSON writes as a number; pydantic would take a quoted one too."""
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int | Decimal)):
+        raise ValueError("must be a number with the printed digits, or null where the source has none")
+    return value
+
+
+# What the tables show of a text; longer ones would be cut there.
+Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=_REASON_LENGTH)]
+# Digits are bounded because 1e999999999 is valid JSON, and as long as it says when it is written out.
+Number = Annotated[Decimal, Field(max_digits=18, decimal_places=6)]
+Printed = Annotated[Number | None, BeforeValidator(_number)]
+
+
+@dataclass(frozen=True, config=_CONFIG)
+class PublishedSource:
+    """Where a table stands: a paper or repository, and the table, file or thread in it."""
+
+    name: Text
+    arxiv: Annotated[str, Field(pattern=r"^\d{4}\.\d{4,5}$")] | None
+    place: Text
+
+
+@dataclass(frozen=True, config=_CONFIG)
+class PublishedMetric:
+    """A column: its printed head, and the unit of its values."""
+
+    label: Text
+    unit: Text
+
+
+@dataclass(frozen=True, config=_CONFIG)
+class PublishedRow:
+    """One row as printed. `ours` is the name of our method where the row is one; None: not published or not found."""
+
+    method: Text
+    ours: Text | None
+    backbone: Text | None
+    trainable_params: Printed
+    values: dict[Text, Printed]
+    notes: tuple[Text, ...] = ()
+
+
+@dataclass(frozen=True, config=_CONFIG)
+class PublishedTable:
+    """One table of one source. Numbers are decimals, because 94.6 and 94.60 are not printed alike.
+
+    Raises:
+        ValueError: a field is missing, unknown or wrong (pydantic names it).
+    """
+
+    schema: Literal[1]
+    task: Text
+    title: Text
+    source: PublishedSource
+    metrics: Annotated[dict[Text, PublishedMetric], Field(min_length=1)]
+    rows: Annotated[tuple[PublishedRow, ...], Field(min_length=1)]
+    notes: tuple[Text, ...] = ()
+
+    @field_validator("rows", mode="after")
+    @classmethod
+    def _complete(cls, rows: tuple[PublishedRow, ...], info: ValidationInfo) -> tuple[PublishedRow, ...]:
+        """Every row has every metric of the table, and no other."""
+        if (metrics := info.data.get("metrics")) is None:
+            return rows
+        for index, row in enumerate(rows):
+            if missing := [name for name in metrics if name not in row.values]:
+                raise ValueError(
+                    f"values of row {index} ({row.method!r}) lack {missing[0]!r}: write null for not found"
+                )
+            if unknown := [name for name in row.values if name not in metrics]:
+                raise ValueError(f"values of row {index} ({row.method!r}) have {unknown[0]!r}: add it to metrics")
+        return rows
+
+
+_TABLE = TypeAdapter(PublishedTable)
+
+
+def read(folder: Path) -> list[PublishedTable]:
+    """The tables of a folder's `*.json`, in the order of the file names.
+
+    Raises:
+        PublishedError: no such folder, or a file that is malformed or of a newer schema; names it.
+    """
+    if not folder.is_dir():
+        raise PublishedError(f"{folder}: no such folder; results/published of the repository has the published figures")
+    return [_load(path) for path in sorted(folder.glob("*.json")) if not path.name.startswith(".")]
+
+
+def markdown(table: PublishedTable) -> str:
+    """GitHub Markdown: heading, the table with its values as printed, its source and its notes; no end of line.
+
+    Columns for trainable parameters and the language model are there where a row has them.
+    """
+    notes = [
+        *(f"- All rows: {_escape(note)}" for note in table.notes),
+        *(f"- Row {_escape(_label(row))}: {_escape(note)}" for row in table.rows for note in row.notes),
+    ]
+    return "\n\n".join(filter(None, [f"### {_escape(table.title)}", _grid(table), _origin(table), "\n".join(notes)]))
+
+
+def _load(path: Path) -> PublishedTable:
+    try:
+        text = path.read_text(encoding="utf-8")
+        data = json.loads(text, parse_float=Decimal, parse_constant=_refuse_constant, object_pairs_hook=_refuse_doubled)
+    except json.JSONDecodeError as error:
+        place = f"line {error.lineno} column {error.colno}"
+        raise PublishedError(f"{path}: no valid JSON at {place}: {error.msg}; correct it there") from None
+    except OSError as error:
+        raise PublishedError(f"{path}: cannot be read ({error.strerror}); restore it or remove it") from None
+    # Decimal refuses exponents beyond its own with an ArithmeticError.
+    except (ValueError, ArithmeticError, RecursionError) as error:
+        raise PublishedError(f"{path}: no valid JSON: {error}; {_FIX}") from None
+    if not isinstance(data, dict):
+        raise PublishedError(f"{path}: must hold one JSON object; {_FIX}")
+    version = data.get("schema")
+    if isinstance(version, int) and version > SCHEMA:
+        raise PublishedError(f"{path}: schema {version} is newer than schema {SCHEMA} of this vltune; update vltune")
+    try:
+        return _TABLE.validate_python(data)
+    except ValidationError as error:
+        raise PublishedError(f"{path}: {_first_error(error)}; {_FIX}") from None
+
+
+def _refuse_doubled(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """An object; of a key written twice JSON would silently keep the last."""
+    whole = dict(pairs)
+    if len(whole) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"key {next(name for name in names if names.count(name) > 1)!r} comes twice in one object")
+    return whole
+
+
+def _grid(table: PublishedTable) -> str:
+    from tabulate import tabulate
+
+    columns = [("Method", [_escape(row.method) for row in table.rows])]
+    if any(row.trainable_params is not None for row in table.rows):
+        columns.append(("Trainable", [_params(row.trainable_params) for row in table.rows]))
+    if any(row.backbone is not None for row in table.rows):
+        columns.append(("LLM", ["–" if row.backbone is None else _escape(row.backbone) for row in table.rows]))
+    shared = _shared_unit(table)
+    for name, metric in table.metrics.items():
+        header = metric.label if shared else f"{metric.label} ({metric.unit})"
+        columns.append((_escape(header), [_value(row.values[name]) for row in table.rows]))
+    return tabulate(
+        list(zip(*(cells for _, cells in columns), strict=True)),
+        headers=[header for header, _ in columns],
+        tablefmt="pipe",
+        colalign=["left", *["right"] * (len(columns) - 1)],
+        disable_numparse=True,
+    )
+
+
+def _origin(table: PublishedTable) -> str:
+    """The source in one line, and what holds for all values."""
+    source = table.source
+    arxiv = f" (arXiv {source.arxiv})" if source.arxiv else ""
+    said = [f"Source: {_escape(source.name)}{arxiv}, {_escape(source.place)}."]
+    if unit := _shared_unit(table):
+        said.append(f"Values in {_escape(unit)}.")
+    if any(value is None for row in table.rows for value in row.values.values()):
+        said.append("– means no value: not published, or not found.")
+    return " ".join(said)
+
+
+def _shared_unit(table: PublishedTable) -> str | None:
+    units = {metric.unit for metric in table.metrics.values()}
+    return units.pop() if len(units) == 1 else None
+
+
+def _label(row: PublishedRow) -> str:
+    return f"{row.method} {row.backbone}" if row.backbone else row.method
+
+
+def _value(value: Decimal | None) -> str:
+    return "–" if value is None else f"{value:f}"
+
+
+def _params(value: Decimal | None) -> str:
+    """A count as papers print it: 4.0M for 4.0e6, 7B for 7e9."""
+    if value is None:
+        return "–"
+    exponent, suffix = (9, "B") if value >= 10**9 else (6, "M")
+    return f"{value.scaleb(-exponent):f}{suffix}"

@@ -1,0 +1,78 @@
+"""`compare`: of what a run wrote, through the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harness import cli
+from harness.store import Store
+from tasks.mini import scienceqa as mini_scienceqa
+
+Captured = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(scope="module")
+def results(tiny_folders: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two methods, one of them with two settings, on 60 questions; and one on half of these."""
+    folder = tmp_path_factory.mktemp("to compare")
+    mini_scienceqa.write(folder / "data", train=8, val=2, test=60)
+    llm, vision = map(str, tiny_folders)
+    where = ["--llm", llm, "--vision", vision, "--data-root", str(folder / "data"), "--results", str(folder)]
+    common = ["--task", "scienceqa", "--device", "cpu", "--steps", "1", "--batch-size", "4", *where]
+    for extra in (
+        ["--methods", "frozen,lora"],
+        ["--methods", "memvp", "--set", "memvp.slots=16"],
+        ["--methods", "memvp", "--set", "memvp.slots=20"],
+        ["--methods", "llava", "--eval-limit", "30"],
+    ):
+        assert cli.main(["run", *common, *extra]) == 0
+    return folder
+
+
+def compare(results: Path, a: str, b: str) -> int:
+    return cli.main(["compare", a, b, "--results", str(results)])
+
+
+def test_two_methods_are_tested_and_their_options_told_apart(results: Path, capsys: Captured) -> None:
+    assert compare(results, "lora", "frozen") == 0
+    text = capsys.readouterr().out
+    assert "lora against frozen" in text
+    assert "60 pairs of 60 pictures or questions, seed 0" in text
+    assert "exact McNemar test" in text
+    assert "- method.rank: " in text
+    assert " against none" in text
+    assert "- lora does better on" in text
+
+
+def test_runs_are_named_by_their_ids(results: Path, capsys: Captured) -> None:
+    ids = [record.run_id for record in Store(results).read() if record.cell.method == "memvp"]
+    assert compare(results, *ids) == 0
+    assert "- method.slots: 16 against 20" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "message"),
+    [
+        ("lora", "loar", "no finished run or method 'loar' here; did you mean 'lora'?"),
+        ("memvp", "lora", "memvp was run with 2 settings; name a run of each instead: "),
+        ("llava", "lora", "llava and lora have no comparable runs"),
+    ],
+)
+def test_what_cannot_be_compared_is_one_line(a: str, b: str, message: str, results: Path, capsys: Captured) -> None:
+    assert compare(results, a, b) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.err.count("\n") == 1
+
+
+def test_runs_on_other_examples_are_refused(results: Path, capsys: Captured) -> None:
+    ids = {record.cell.method: record.run_id for record in Store(results).read()}
+    assert compare(results, ids["llava"], ids["lora"]) == 2
+    assert "differ in 30 examples" in capsys.readouterr().err
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path: Path, capsys: Captured) -> None:
+    assert compare(tmp_path / "none", "a", "b") == 2
+    assert "no such folder" in capsys.readouterr().err
