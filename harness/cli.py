@@ -88,6 +88,14 @@ def parser() -> argparse.ArgumentParser:
     comparing.add_argument("b", metavar="B", help="the same")
     _add_results(comparing)
     comparing.set_defaults(command=commands.compare)
+    again = add("reproduce", help="run a recorded cell again and report what differs")
+    again.add_argument("run_id", metavar="RUN_ID", help="of a finished run; its beginning will do")
+    _add_results(again)
+    out = Path("results/reproduced")
+    again.add_argument(
+        "--out", type=Path, default=out, metavar="DIR", help=f"where the new record goes (default: {out})"
+    )
+    again.set_defaults(command=commands.reproduce)
     _add_params(add("params", help="count parameters, without weights"))
     _add_bench(add("bench", help="time the kernels, the training step and decoding against the slow way"))
     listing = add("list", help="print the names of methods, tasks or backbones")

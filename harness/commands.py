@@ -75,6 +75,25 @@ def compare(args: argparse.Namespace) -> int:
     return 0
 
 
+def reproduce(args: argparse.Namespace) -> int:
+    """`reproduce`: run a recorded cell again; 1 when a score differs."""
+    if not args.results.is_dir():
+        raise UsageError(f"--results {args.results}: no such folder; 'vltune run' makes it")
+    from harness import cli, plan
+    from harness import reproduce as again
+    from harness.store import Store
+
+    before = again.find(Store(args.results).read(), args.run_id)
+    planned = plan.build(again.arguments(before, cli.parser().parse_args, results=args.out))
+    from harness.run import execute
+
+    if code := execute(planned):
+        return code
+    after = Store(args.out).read()[-1]
+    print(again.report(before, after))
+    return 0 if again.same(before, after) else 1
+
+
 def params(args: argparse.Namespace) -> int:
     """`params`: exact parameter counts, on the meta device."""
     from harness import plan

@@ -1,0 +1,111 @@
+"""`reproduce RUN_ID`: run a recorded cell again from its own command line, and say what came out differently."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from harness.record import Distribution, Record
+from harness.settings import UsageError, suggest
+from harness.tables import flatten, show
+
+Parse = Callable[[Sequence[str]], argparse.Namespace]
+_MACHINE = ("python", "platform", "cpu", "gpu", "device", "precision", "kernels")
+
+
+def find(records: Sequence[Record], run_id: str) -> Record:
+    """The record of a run id, which may be cut short.
+
+    Raises:
+        UsageError: no such run, several, or one that did not end.
+    """
+    matching = [record for record in records if record.run_id.startswith(run_id)]
+    if len(matching) != 1:
+        known = [record.run_id for record in records]
+        hint = suggest(run_id, known) if not matching else f"{len(matching)} runs begin so; write more of it"
+        raise UsageError(f"run {run_id!r}: {hint}")
+    if matching[0].status != "ok":
+        raise UsageError(
+            f"run {run_id!r} is {matching[0].status}: {matching[0].reason}; only finished runs are compared"
+        )
+    return matching[0]
+
+
+def arguments(record: Record, parse: Parse, *, results: Path) -> argparse.Namespace:
+    """The command line of a record, narrowed to its one cell; relative paths in it count from the current folder.
+
+    Raises:
+        UsageError: the record holds no command line, or one that this version does not understand.
+    """
+    argv = record.provenance.get("argv")
+    if not isinstance(argv, list) or argv[:1] != ["run"]:
+        raise UsageError(f"run {record.run_id} holds no command line to run again (provenance.argv)")
+    words = [str(word) for word in argv]
+    args = parse(words)
+    args.argv = tuple(words)
+    args.methods, args.task, args.seeds = record.cell.method, record.cell.task, (record.cell.seed,)
+    # What the command line set for other cells is no part of this one.
+    args.set = [item for item in args.set if item.partition("=")[0].strip() in record.cell.explicit]
+    args.init = [item for item in args.init if item.partition("=")[0] == record.cell.method]
+    args.results, args.fresh, args.save, args.profile = results, True, False, False
+    return args
+
+
+def report(before: Record, after: Record) -> str:
+    """What differs in code, machine and options, then every score and step time of both."""
+    from tabulate import tabulate
+
+    rows = [
+        [name, _number(score.value), _number(again.value if (again := after.metrics.get(name)) else None)]
+        for name, score in before.metrics.items()
+    ]
+    rows += [[name, _number(_median(before, name)), _number(_median(after, name))] for name in ("train_step_ms",)]
+    table = tabulate(rows, headers=["", "recorded", "now"], tablefmt="github", disable_numparse=True)
+    differing = [*_differing("option", before.cell.options, after.cell.options), *_provenance(before, after)]
+    noted = "\n".join(["What differs:", "", *differing]) if differing else "Code, machine and options are the same."
+    return "\n\n".join([f"## {before.run_id} and {after.run_id}", noted, table, _verdict(before, after)])
+
+
+def same(before: Record, after: Record) -> bool:
+    """Whether every score is the same to the last digit."""
+    return {name: score.value for name, score in before.metrics.items()} == {
+        name: score.value for name, score in after.metrics.items()
+    }
+
+
+def _verdict(before: Record, after: Record) -> str:
+    if not same(before, after):
+        return "Scores differ."
+    files = before.predictions, after.predictions
+    if files[0] and files[1] and files[0].sha256 == files[1].sha256:
+        return "Every score and every prediction is the same."
+    return "Every score is the same; predictions differ, or are written in another form."
+
+
+def _provenance(before: Record, after: Record) -> list[str]:
+    old, new = before.provenance, after.provenance
+    found = [line for name in ("git", "sources", "packages") for line in _differing(name, old.get(name), new.get(name))]
+    for name in _MACHINE:
+        found += _differing(name, old.get(name), new.get(name))
+    return found
+
+
+def _differing(what: str, old: Any, new: Any) -> list[str]:
+    mine, other = (flatten(value, what) if isinstance(value, dict) else {what: value} for value in (old, new))
+    names = sorted(name for name in {*mine, *other} if mine.get(name) != other.get(name))
+    return [f"- {name}: {_shown(mine, name)} recorded, {_shown(other, name)} now" for name in names]
+
+
+def _shown(values: Mapping[str, Any], name: str) -> str:
+    return show(values[name]) if name in values else "nothing"
+
+
+def _median(record: Record, name: str) -> float | None:
+    meter = record.meters.get(name)
+    return meter.median if isinstance(meter, Distribution) else None
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:,.6g}"
