@@ -148,7 +148,11 @@ def _add_run(run: argparse.ArgumentParser) -> None:
 def _add_leaderboard(leaderboard: argparse.ArgumentParser) -> None:
     _add_results(leaderboard)
     leaderboard.add_argument("--task", metavar="NAME", help="only this task")
-    leaderboard.add_argument("--format", choices=("md", "csv", "json"), default="md", help="default: md")
+    leaderboard.add_argument("--format", choices=("md", "latex", "csv", "json"), default="md", help="default: md")
+    leaderboard.add_argument(
+        "--columns", type=_names, default=(), metavar="NAMES", help="comma list of scores and meters (default: all)"
+    )
+    leaderboard.add_argument("--sort", metavar="NAME", help="by this score or meter, best first")
     leaderboard.add_argument("--published", action="store_true", help="then the papers' own tables, as printed")
     leaderboard.add_argument("--out", type=Path, metavar="FILE", help="write here instead of printing")
     leaderboard.set_defaults(command=commands.leaderboard)
@@ -248,6 +252,10 @@ def _seed(text: str) -> int:
     if not text.strip().isdecimal() or int(text) > _LARGEST_SEED:
         raise argparse.ArgumentTypeError(f"seeds are whole numbers from 0 to {_LARGEST_SEED}, got {text!r}")
     return int(text)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
 
 
 def _seeds(text: str) -> tuple[int, ...]:

@@ -34,13 +34,17 @@ def leaderboard(args: argparse.Namespace) -> int:
     if not args.results.is_dir():
         raise UsageError(f"--results {args.results}: no such folder; 'vltune run' makes it")
     from harness.example_scores import reader
-    from harness.leaderboard import render
+    from harness.leaderboard import UnknownColumn, View, render
     from harness.store import Store
 
     if args.published and args.format != "md":
         raise UsageError(f"--published: goes with --format md, not {args.format}; drop one of the two")
     store = Store(args.results)
-    text = render(store.read(), format=args.format, task=args.task, scores=reader(store))
+    view = View(args.task, tuple(args.columns), args.sort)
+    try:
+        text = render(store.read(), format=args.format, view=view, scores=reader(store))
+    except UnknownColumn as error:
+        raise UsageError(f"--columns or --sort: {error}") from None
     if args.published:
         text = f"{text}\n{_published(args.task)}"
     if args.out is None:

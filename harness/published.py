@@ -23,7 +23,8 @@ from pydantic import (
 )
 from pydantic.dataclasses import dataclass
 
-from harness.leaderboard import _REASON_LENGTH, _escape
+from harness.columns import LONGEST_TEXT
+from harness.leaderboard import escape
 from harness.record import _first_error, _refuse_constant
 
 SCHEMA: Final = 1
@@ -44,7 +45,7 @@ def _number(value: Any) -> Any:
 
 
 # What the tables show of a text; longer ones would be cut there.
-Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=_REASON_LENGTH)]
+Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=LONGEST_TEXT)]
 # Digits are bounded because 1e999999999 is valid JSON, and as long as it says when it is written out.
 Number = Annotated[Decimal, Field(max_digits=18, decimal_places=6)]
 Printed = Annotated[Number | None, BeforeValidator(_number)]
@@ -131,10 +132,10 @@ def markdown(table: PublishedTable) -> str:
     Columns for trainable parameters and the language model are there where a row has them.
     """
     notes = [
-        *(f"- All rows: {_escape(note)}" for note in table.notes),
-        *(f"- Row {_escape(_label(row))}: {_escape(note)}" for row in table.rows for note in row.notes),
+        *(f"- All rows: {escape(note)}" for note in table.notes),
+        *(f"- Row {escape(_label(row))}: {escape(note)}" for row in table.rows for note in row.notes),
     ]
-    return "\n\n".join(filter(None, [f"### {_escape(table.title)}", _grid(table), _origin(table), "\n".join(notes)]))
+    return "\n\n".join(filter(None, [f"### {escape(table.title)}", _grid(table), _origin(table), "\n".join(notes)]))
 
 
 def _load(path: Path) -> PublishedTable:
@@ -172,15 +173,15 @@ def _refuse_doubled(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 def _grid(table: PublishedTable) -> str:
     from tabulate import tabulate
 
-    columns = [("Method", [_escape(row.method) for row in table.rows])]
+    columns = [("Method", [escape(row.method) for row in table.rows])]
     if any(row.trainable_params is not None for row in table.rows):
         columns.append(("Trainable", [_params(row.trainable_params) for row in table.rows]))
     if any(row.backbone is not None for row in table.rows):
-        columns.append(("LLM", ["–" if row.backbone is None else _escape(row.backbone) for row in table.rows]))
+        columns.append(("LLM", ["–" if row.backbone is None else escape(row.backbone) for row in table.rows]))
     shared = _shared_unit(table)
     for name, metric in table.metrics.items():
         header = metric.label if shared else f"{metric.label} ({metric.unit})"
-        columns.append((_escape(header), [_value(row.values[name]) for row in table.rows]))
+        columns.append((escape(header), [_value(row.values[name]) for row in table.rows]))
     return tabulate(
         list(zip(*(cells for _, cells in columns), strict=True)),
         headers=[header for header, _ in columns],
@@ -194,9 +195,9 @@ def _origin(table: PublishedTable) -> str:
     """The source in one line, and what holds for all values."""
     source = table.source
     arxiv = f" (arXiv {source.arxiv})" if source.arxiv else ""
-    said = [f"Source: {_escape(source.name)}{arxiv}, {_escape(source.place)}."]
+    said = [f"Source: {escape(source.name)}{arxiv}, {escape(source.place)}."]
     if unit := _shared_unit(table):
-        said.append(f"Values in {_escape(unit)}.")
+        said.append(f"Values in {escape(unit)}.")
     if any(value is None for row in table.rows for value in row.values.values()):
         said.append("– means no value: not published, or not found.")
     return " ".join(said)

@@ -75,6 +75,7 @@ MISTAKES = [
     ),
     (("list", "metods"), "invalid choice: 'metods'"),
     (("leaderboard", "--results", "/no/such/folder"), "--results /no/such/folder: no such folder"),
+    (("leaderboard", "--results", ".", "--format", "xls"), "invalid choice: 'xls'"),
     (("leaderboard", "--task", "sciencqa"), "unknown task 'sciencqa'; did you mean 'scienceqa'?"),
     (("data", "check", "--task", "sciencqa", "--data-root", "."), "unknown task 'sciencqa'; did you mean 'scienceqa'?"),
     (("data", "check", "--task", "scienceqa", "--data-root", "/no/such/folder"), "/no/such/folder"),

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from harness.leaderboard import frame, markdown, render
+from harness.leaderboard import UnknownColumn, View, frame, markdown, render
 from harness.record import METERS, Cell, MetricValue, Record, distribution, scalar, unavailable
 
 OPTIONS: dict[str, Any] = {
@@ -101,12 +101,12 @@ def test_one_run_is_shown_with_its_own_interval_and_costs() -> None:
     assert row["Acc. %"] == "93.07 [1.00, 99.00]"
     assert (row["Method"], row["Seeds"], row["IMG"], row["NO"]) == ("memvp", "1", "40.00", "–")
     assert (row["Trainable M"], row["Trainable %"], row["Saved MB"]) == ("4.53", "0.453", "18.1")
-    assert (row["Train step ms"], row["samples/s"], row["Train memory MB"]) == ("10.0", "3,200", "40,123")
-    assert row["Prefill ms"] == "–"
+    assert (row["Train step ms"], row["Training samples/s"], row["Train memory MB"]) == ("10.0", "3,200", "40,123")
     assert "Acc. 500 (%), IMG 1,200 (%), NO 0 (%)" in text
     assert "interval over examples (one seed)" in text
     assert "- NO (memvp): no such questions" in text
-    assert "Prefill ms, Decode ms/token (memvp): not read" in text
+    assert "Prefill ms, Decode ms/token" in text
+    assert "(memvp): not read" in text
 
 
 def test_seeds_become_one_row_with_a_t_interval() -> None:
@@ -267,6 +267,41 @@ def test_the_memory_of_a_whole_process_is_not_marked() -> None:
     assert shown == {"100": "earlier", "**100**": "alone"}
 
 
+def test_columns_are_chosen_and_rows_sorted() -> None:
+    records = [make("a", 60.0, step_ms=20.0), make("b", 50.0, step_ms=10.0), make("full", 99.0, step_ms=15.0)]
+    view = View(columns=("train_step_ms", "accuracy"), sort="train_step_ms")
+    [rows] = parsed(render(records, format="md", view=view))
+    assert [row["Method"] for row in rows] == ["b", "full", "a"]
+    assert list(rows[0]) == ["Method", "Train step ms", "Acc."]
+    [rows] = parsed(render(records, format="md", view=View(sort="accuracy")))
+    assert [row["Method"] for row in rows] == ["full", "a", "b"]
+
+
+@pytest.mark.parametrize("view", [View(columns=("acuracy",)), View(sort="acuracy")])
+def test_a_column_that_no_table_has_is_refused(view: View) -> None:
+    with pytest.raises(UnknownColumn, match="no table has a column 'acuracy'; known: .*accuracy, .*train_step_ms"):
+        render([make()], format="md", view=view)
+
+
+def test_columns_without_any_value_are_left_out_and_explained() -> None:
+    text = markdown([make()])
+    [[row]] = parsed(text)
+    assert "Prefill ms" not in row
+    assert "Prefill ms, Decode ms/token" in text
+
+
+def test_latex_is_a_booktabs_table_whatever_the_names() -> None:
+    hostile = "50%_off & \\input{x} #1 ~^<b> \ue000$"
+    text = render([make(hostile, 60.0), make("b", 50.0)], format="latex")
+    assert text.count(r"\toprule") == text.count(r"\bottomrule") == 1
+    [line] = [line for line in text.splitlines() if line.strip().startswith("50")]
+    assert line.count(" & ") == text.split(r"\midrule")[0].splitlines()[-1].count(" & ")
+    assert r"50\%\_off \& \textbackslash{}input\{x\} \#1" in line
+    assert r"\textbf{60.00} [1.00, 99.00]" in line
+    assert not {"\ue000", "\ue001"} & set(text)
+    assert r"Acc. 500 (\%)" in text
+
+
 # What is marked as best
 
 
@@ -274,9 +309,9 @@ def test_the_best_of_each_column_is_bold() -> None:
     text = markdown([make("a", 60.0, step_ms=20.0), make("b", 50.0, step_ms=10.0)])
     assert column(text, "Acc. %") == {"a": "**60.00** [1.00, 99.00]", "b": "50.00 [1.00, 99.00]"}
     assert column(text, "Train step ms") == {"a": "20.0", "b": "**10.0**"}
-    assert column(text, "samples/s") == {"a": "1,600", "b": "**3,200**"}
+    assert column(text, "Training samples/s") == {"a": "1,600", "b": "**3,200**"}
     assert column(text, "IMG") == {"a": "**40.00**", "b": "**40.00**"}
-    assert column(text, "Prefill ms") == {"a": "–", "b": "–"}
+    assert column(text, "NO") == {"a": "–", "b": "–"}
 
 
 def test_equal_as_shown_is_a_tie() -> None:
@@ -335,10 +370,10 @@ def test_the_text_is_the_same_for_any_order() -> None:
     ]
     records += [make("c", status="failed", reason=reason, seed=seed) for seed, reason in enumerate(("x", "y"))]
     records += [make("a", 70.0), make("d", metrics={"IMG": records[0].metrics["IMG"]})]
-    expected = {format: render(records, format=format) for format in ("md", "csv", "json")}
+    expected = {format: render(records, format=format) for format in ("md", "latex", "csv", "json")}
     for seed in range(5):
         random.Random(seed).shuffle(records)
-        assert {format: render(records, format=format) for format in ("md", "csv", "json")} == expected
+        assert {format: render(records, format=format) for format in ("md", "latex", "csv", "json")} == expected
 
 
 # The other formats
@@ -355,7 +390,7 @@ def test_csv_and_json_hold_the_same_rows() -> None:
     assert (same[0]["prefill_ms"], same[0]["reasons"]["prefill_ms"]) == (None, "not read")
     assert (same[0]["accuracy_low"], same[0]["accuracy_n"]) == (pytest.approx(48.29, abs=0.01), 500)
     assert (rows[1]["status"], rows[1]["reason"], rows[1]["accuracy"]) == ("failed", 'line\nbreak, "quoted"', "")
-    assert "c" not in render(records, format="csv", task="none").split(",")
+    assert "c" not in render(records, format="csv", view=View("none")).split(",")
 
 
 def test_frame_has_one_row_per_method() -> None:

@@ -1,0 +1,256 @@
+"""The columns of a comparison table, for every format: what is shown, what is marked, and why values are missing."""
+
+from __future__ import annotations
+
+import math
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from harness.standing import Standing
+from harness.tables import Row, Table, flatten
+
+MISSING = "–"
+LONGEST_TEXT = 300
+_NO_SCORE = "not among the scores of this run"
+
+
+@dataclass(frozen=True)
+class Cost:
+    """A cost that tables show: `scale` turns the meter's unit into `unit`; `machine`: it depends on the machine."""
+
+    key: str
+    title: str
+    unit: str
+    scale: float = 1.0
+    goal: Literal["max", "min"] = "min"
+    machine: bool = True
+
+
+COSTS = (
+    Cost("trainable_params", "Trainable", "M", 1e-6, machine=False),
+    Cost("trainable_percent", "Trainable", "%", machine=False),
+    Cost("adapter_bytes", "Saved", "MB", 1e-6, machine=False),
+    Cost("train_step_ms", "Train step", "ms"),
+    Cost("train_samples_per_s", "Training", "samples/s", goal="max"),
+    Cost("train_peak_bytes", "Train memory", "MB", 1e-6),
+    Cost("eval_peak_bytes", "Eval memory", "MB", 1e-6),
+    Cost("infer_ms_per_sample", "Infer, batch 1", "ms/sample"),
+    Cost("infer_ms_per_sample_batched", "Infer, batched", "ms/sample"),
+    Cost("prefill_ms", "Prefill", "ms"),
+    Cost("decode_ms_per_token", "Decode", "ms/token"),
+    Cost("train_flops_per_sample", "Training", "GFLOP/sample", 1e-9, machine=False),
+    Cost("infer_flops_per_sample", "Infer", "GFLOP/sample", 1e-9, machine=False),
+    Cost("energy_joules", "Energy", "J"),
+)
+
+_HEADERS = {
+    "accuracy": "Acc.",
+    **{f"accuracy_{name}": name.upper() for name in ("nat", "soc", "lan", "txt", "img", "no")},
+    "accuracy_g1_6": "G1-6",
+    "accuracy_g7_12": "G7-12",
+    "cider": "CIDEr",
+    "meteor": "METEOR",
+    "rouge_l": "ROUGE-L",
+    "spice": "SPICE",
+    "mean_recall": "Mean recall",
+    "tr_median_rank": "TR median rank",
+    "ir_median_rank": "IR median rank",
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A value as shown, and in full (None where there is none, which `reason` explains)."""
+
+    text: str
+    value: float | None
+    best: bool = False
+    interval: tuple[float, float] | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column; `cells` stand in the order of the table's rows."""
+
+    key: str
+    title: str
+    unit: str
+    kind: Literal["score", "cost"]
+    goal: Literal["max", "min"]
+    cells: list[Cell]
+
+
+def columns(table: Table) -> list[Column]:
+    """Every score, the primary one first, then every cost."""
+    scores = [_score_column(table, name) for name in table.metrics]
+    return [*scores, *(_cost_column(table, cost) for cost in COSTS)]
+
+
+def _score_column(table: Table, name: str) -> Column:
+    metric = table.metrics[name]
+    shown = [score(row.values.get(name)) for row in table.rows]
+    best = _best(table.rows, shown, metric.goal)
+    if isinstance(table.standing, Standing) and name == next(iter(table.metrics)):
+        best = [row.method in table.standing.best for row in table.rows]
+    cells = [
+        _cell(row, name, text, mark, row.intervals.get(name))
+        for row, text, mark in zip(table.rows, shown, best, strict=True)
+    ]
+    return Column(name, header(name), metric.unit, "score", metric.goal, cells)
+
+
+def _cost_column(table: Table, cost: Cost) -> Column:
+    values = [row.values.get(cost.key) for row in table.rows]
+    shown = [significant(None if value is None else value * cost.scale) for value in values]
+    incomparable = cost.machine and len(table.hardware) > 1
+    # On a CPU the whole process's memory is read, which depends on what ran in it before.
+    of_process = cost.key.endswith("_peak_bytes") and on_cpu(table)
+    best = [False] * len(shown) if incomparable or of_process else _best(table.rows, shown, cost.goal)
+    cells = [_cell(row, cost.key, text, mark) for row, text, mark in zip(table.rows, shown, best, strict=True)]
+    return Column(cost.key, cost.title, cost.unit, "cost", cost.goal, cells)
+
+
+def _cell(row: Row, key: str, text: str, best: bool, interval: tuple[float, float] | None = None) -> Cell:
+    value = row.values.get(key)
+    return Cell(text, value, best, interval, row.reasons.get(key, _NO_SCORE) if value is None else "")
+
+
+def _best(rows: Sequence[Row], shown: Sequence[str], goal: str) -> list[bool]:
+    """The best of what is shown (equal as shown is a tie) if at least two methods, not baselines, have values."""
+    numbers = [
+        None if row.baseline or text == MISSING else float(text.replace(",", ""))
+        for row, text in zip(rows, shown, strict=True)
+    ]
+    eligible = [number for number in numbers if number is not None]
+    if len(eligible) < 2:
+        return [False] * len(numbers)
+    best = max(eligible) if goal == "max" else min(eligible)
+    return [number == best for number in numbers]
+
+
+def missing(table: Table, chosen: Sequence[str] = ()) -> list[tuple[str, str, str]]:
+    """(columns, methods, reason) of values that are not there, one for all that share columns and reason.
+
+    Of the chosen columns by key, or of all.
+    """
+    found: dict[tuple[str, str], list[str]] = {}
+    every = [column for column in columns(table) if not chosen or column.key in chosen]
+    for index, row in enumerate(table.rows):
+        titles: dict[str, list[str]] = {}
+        for column in every:
+            if column.cells[index].value is None:
+                titles.setdefault(column.cells[index].reason, []).append(heading(column))
+        for reason, names in titles.items():
+            found.setdefault((", ".join(names), reason), []).append(row.method)
+    return [(names, ", ".join(rows), reason) for (names, reason), rows in found.items()]
+
+
+def warnings(table: Table) -> list[str]:
+    """What limits the numbers of a table; to be shown loudly above it."""
+    common = flatten(table.common)
+    train, evaluation = common.get("run.train_limit"), common.get("run.eval_limit")
+    loud = []
+    if train is not None or evaluation is not None:
+        limits = f"{_limit(train)} training / {_limit(evaluation)} evaluation examples"
+        loud.append(f"Limited data: {limits} (an image with all its captions is one).")
+    if common.get("run.weights") == "random":
+        loud.append("Random weights: costs only, accuracy is not ranked.")
+    if on_cpu(table):
+        loud.append("Measured on CPU.")
+    if len(table.hardware) > 1:
+        loud.append("Measured on different hardware or threads: times and memory are not comparable.")
+    return loud
+
+
+def legend(table: Table) -> list[str]:
+    """What intervals, costs and marks mean, a sentence or two each."""
+    if not table.metrics:
+        return []
+    primary = next(iter(table.metrics))
+    seeds = frozenset(len(row.seeds) > 1 for row in table.rows if row.intervals.get(primary))
+    meaning = {
+        frozenset({False}): "In brackets the 95 % interval over examples (one seed).",
+        frozenset({True}): "In brackets the 95 % t interval of the mean over seeds.",
+        frozenset({False, True}): "In brackets the 95 % interval: over examples where there is one seed, "
+        "the t interval of the mean over seeds where there are several.",
+    }.get(seeds)
+    said = [*([meaning] if meaning else []), "Costs are medians over seeds."]
+    if on_cpu(table):
+        said.append("Memory is the whole process's, with what ran in it before.")
+    return [*said, *_marks(table)]
+
+
+def _marks(table: Table) -> list[str]:
+    if table.standing is None:
+        return []
+    if isinstance(table.standing, str):
+        return [f"Bold is the best figure of a column; differences were not tested: {table.standing}."]
+    name, metric = next(iter(table.metrics.items()))
+    return [
+        f"Bold in {header(name)}: the best method, and those that cannot be told apart from it on these examples "
+        f"({table.standing.test}, Holm over all pairs, 5 %).",
+        f"A difference of about {table.standing.detectable:.1f} {metric.unit} would have shown with 80 % power.",
+        "In other columns bold is the best figure.",
+    ]
+
+
+def counts(table: Table) -> str:
+    """Over how many examples each score is, and its unit."""
+    said = []
+    for name, metric in table.metrics.items():
+        found = sorted({row.counts[name] for row in table.rows if name in row.counts})
+        n = f"{found[0]:,}" if len(found) == 1 else f"{found[0]:,} to {found[-1]:,}"
+        said.append(f"{header(name)} {n} ({metric.unit})")
+    return f"Examples (unit) of each score: {', '.join(said)}."
+
+
+def on_cpu(table: Table) -> bool:
+    """Whether the runs of a table were measured on a CPU."""
+    return bool(flatten(table.common).get("run.device") == "cpu")
+
+
+def heading(column: Column) -> str:
+    """Title and unit of a cost; of a score the title alone, as the unit is said once."""
+    return f"{column.title} {column.unit}" if column.kind == "cost" else column.title
+
+
+def header(metric: str) -> str:
+    """A score as the field writes it; of other people's tasks its own name."""
+    if metric in _HEADERS:
+        return _HEADERS[metric]
+    if recall := re.fullmatch(r"(tr|ir)_r(\d+)", metric):
+        return f"{recall[1].upper()}@{recall[2]}"
+    return f"BLEU-{metric[5:]}" if re.fullmatch(r"bleu_\d", metric) else metric
+
+
+def score(value: float | None) -> str:
+    """A score with two decimals."""
+    return MISSING if value is None else f"{value:,.2f}"
+
+
+def significant(value: float | None) -> str:
+    """Three significant digits, all digits before the point."""
+    if value is None:
+        return MISSING
+    digits = 0 if value == 0 else min(max(2 - math.floor(math.log10(abs(value))), 0), 6)
+    return f"{value:,.{digits}f}"
+
+
+def interval(bounds: tuple[float, float] | None) -> str:
+    """A 95 % interval, or nothing."""
+    return "" if bounds is None else f"[{score(bounds[0])}, {score(bounds[1])}]"
+
+
+def visible(text: Any) -> str:
+    """One line of text: control, format and separator characters become spaces, long text is cut."""
+    plain = "".join(" " if unicodedata.category(char)[0] in "CZ" else char for char in str(text))
+    short = " ".join(plain.split())
+    return f"{short[:LONGEST_TEXT]}…" if len(short) > LONGEST_TEXT else short
+
+
+def _limit(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int) else "all"
