@@ -135,6 +135,11 @@ def _add_run(run: argparse.ArgumentParser) -> None:
         metavar="METHOD=DIR",
         help="start from a saved or imported checkpoint; with --steps 0 it is evaluated as it is",
     )
+    run.add_argument(
+        "--isolate",
+        action=argparse.BooleanOptionalAction,
+        help="each run in a process of its own, so that its memory is its own (default: on a GPU)",
+    )
     run.add_argument("--fresh", action="store_true", help="run cells again that are recorded already")
     run.add_argument(
         "--profile",

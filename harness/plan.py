@@ -101,6 +101,7 @@ class Plan:
     fresh: bool
     save: bool
     profile: bool
+    isolate: bool
     recipe: str
     protocol: str
     argv: tuple[str, ...]
@@ -165,6 +166,7 @@ def build(args: argparse.Namespace) -> Plan:
         fresh=args.fresh or args.profile,
         save=args.save,
         profile=args.profile,
+        isolate=device != "cpu" if args.isolate is None else args.isolate,
         recipe=recipe.name,
         protocol=protocol.name,
         argv=args.argv,

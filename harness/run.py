@@ -15,10 +15,10 @@ from typing import Any
 import harness
 import methods
 import tasks
-from harness import backbones, example_scores, leaderboard, prepare, provenance
+from harness import backbones, example_scores, isolation, leaderboard, prepare, provenance
 from harness.backbones.backbone import Backbone
 from harness.checkpoints import own
-from harness.measure import measure
+from harness.measure import Outcome, measure
 from harness.plan import CellPlan, Plan
 from harness.prepare import Overlong, TaskData
 from harness.record import Cell, Record, cell_key, new_run_id, scalar
@@ -63,23 +63,36 @@ def execute(plan: Plan) -> int:
     store.check_writable()
     data = {name: prepare.task_data(plan, name, task) for name, task in _distinct_tasks(plan).items()}
     started = time.perf_counter()
-    model = backbones.load(plan.backbone, device=plan.device, precision=plan.precision)
+    model = backbones.load(plan.backbone, device=_device_of_checks(plan), precision=plan.precision)
     load_wall_s = time.perf_counter() - started
     for name, task in _distinct_tasks(plan).items():
         task.prepare([*data[name].train, *data[name].evaluation], image_size=model.image_size)
     bench = Bench(plan, model, data, _weights_sha256(model), load_wall_s, store)
     ready = [_preflight(bench, cell) for cell in plan.cells]
+    run_cell = _cell
+    if plan.isolate:
+        # Only its shapes are needed from here on; the memory is for the processes of the cells.
+        bench = dataclasses.replace(bench, model=backbones.load(plan.backbone, device="meta", precision=plan.precision))
+        del model
+        run_cell = _apart
     cells = f"{len(plan.cells)} cell{'s' if len(plan.cells) > 1 else ''}"
-    _say(f"{cells} on {model.name}, {plan.precision} on {plan.device}, records in {plan.results}")
+    _say(f"{cells} on {bench.model.name}, {plan.precision} on {plan.device}, records in {plan.results}")
     statuses = []
     for number, (cell, checked) in enumerate(zip(plan.cells, ready, strict=True), start=1):
-        statuses.append(_cell(bench, cell, checked, f"[{number}/{len(plan.cells)}]"))
+        statuses.append(run_cell(bench, cell, checked, f"[{number}/{len(plan.cells)}]"))
         if statuses[-1] == "interrupted":
             break
     print(f"\n{leaderboard.markdown(_of_plan(bench), scores=example_scores.reader(store))}")
     if "interrupted" in statuses:
         return INTERRUPTED
     return 1 if "failed" in statuses else 0
+
+
+def _device_of_checks(plan: Plan) -> str:
+    """Where the backbone is held against the plan: not on the GPU that the cells' processes are to have."""
+    if not plan.isolate:
+        return plan.device
+    return "meta" if plan.backbone.weights == "random" else "cpu"
 
 
 def _distinct_tasks(plan: Plan) -> dict[str, tasks.Task]:
@@ -137,6 +150,7 @@ def _identity(bench: Bench, cell: CellPlan) -> Cell:
             "precision": plan.precision,
             "device": plan.device.split(":")[0],
             "kernels": plan.kernels,
+            "isolate": plan.isolate,
             "train_limit": plan.train_limit,
             "eval_limit": plan.eval_limit,
         },
@@ -152,13 +166,35 @@ def _identity(bench: Bench, cell: CellPlan) -> Cell:
     )
 
 
+def _apart(bench: Bench, plan: CellPlan, ready: Ready, number: str) -> str:
+    """As `_cell`, in a process of its own; if that is killed, the record says so and the matrix goes on."""
+    if ready.skip is not None or (not bench.plan.fresh and bench.store.find(cell_key(_identity(bench, plan)))):
+        return _cell(bench, plan, ready, number)
+    started = datetime.now(UTC)
+    # A task keeps pictures it has read; a new one of the same options has none to send.
+    plan = dataclasses.replace(plan, task=dataclasses.replace(plan.task))
+    alone = dataclasses.replace(bench.plan, cells=(plan,), fresh=True)
+    try:
+        return isolation.apart(_fresh_cell, alone, bench.data[plan.task_name], bench.weights_sha256, ready, number)
+    except isolation.ProcessEndedError as error:
+        return _append(bench, plan, ready, started, number, "failed", f"the process of this run ended: {error}")
+
+
+def _fresh_cell(plan: Plan, data: TaskData, weights_sha256: str | None, ready: Ready, number: str) -> str:
+    [cell] = plan.cells
+    started = time.perf_counter()
+    model = backbones.load(plan.backbone, device=plan.device, precision=plan.precision)
+    load_wall_s = time.perf_counter() - started
+    bench = Bench(plan, model, {cell.task_name: data}, weights_sha256, load_wall_s, Store(plan.results))
+    return _cell(bench, cell, ready, number)
+
+
 def _cell(bench: Bench, plan: CellPlan, ready: Ready, number: str) -> str:
     """Run one cell to its record: the one boundary where an error becomes a record. Returns the status."""
     identity = _identity(bench, plan)
-    label = f"{number} {plan.method_name} on {plan.task_name}, {bench.model.name}, seed {plan.seed}"
     found = None if bench.plan.fresh else bench.store.find(cell_key(identity))
     if found is not None:
-        _say(f"{label}: kept {found.run_id} ({_headline(found)})")
+        _say(f"{_label(bench, plan, number)}: kept {found.run_id} ({_headline(found)})")
         return found.status
     started, outcome, failure = datetime.now(UTC), None, None
     bench.model.kernels = Kernels(bench.plan.kernels)
@@ -167,11 +203,32 @@ def _cell(bench: Bench, plan: CellPlan, ready: Ready, number: str) -> str:
         status, reason = "skipped", ready.skip
     else:
         try:
+            label = _label(bench, plan, number)
             outcome = measure(bench.model, plan, bench.plan, bench.data[plan.task_name], label=label)
         except KeyboardInterrupt:
             status, reason = "interrupted", "stopped by the user (Ctrl-C)"
         except Exception as error:  # noqa: BLE001 - the cell boundary: recorded with its traceback, the matrix goes on
             status, reason, failure = "failed", f"{type(error).__name__}: {error}", traceback.format_exc()
+    return _append(bench, plan, ready, started, number, status, reason, failure, outcome)
+
+
+def _label(bench: Bench, plan: CellPlan, number: str) -> str:
+    return f"{number} {plan.method_name} on {plan.task_name}, {bench.model.name}, seed {plan.seed}"
+
+
+def _append(
+    bench: Bench,
+    plan: CellPlan,
+    ready: Ready,
+    started: datetime,
+    number: str,
+    status: str,
+    reason: str | None,
+    failure: str | None = None,
+    outcome: Outcome | None = None,
+) -> str:
+    """Write the record of a cell, its predictions and what it trained. Returns the status."""
+    identity, label = _identity(bench, plan), _label(bench, plan, number)
     record = Record(
         run_id=new_run_id(identity, started),
         status=status,  # type: ignore[arg-type]

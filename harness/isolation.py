@@ -1,0 +1,66 @@
+"""A call in a process of its own: its memory is its own, and what kills it leaves the caller alive."""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any, TypeVar, cast
+
+R = TypeVar("R")
+
+
+class ProcessEndedError(RuntimeError):
+    """The process ended before it gave a result; the message says how."""
+
+
+def apart(call: Callable[..., R], *arguments: Any) -> R:
+    """`call(*arguments)` in a fresh process, which has imported what this one would but run nothing.
+
+    Call, arguments and result travel as pickles. Ctrl-C reaches both processes: this one waits for the other's result.
+
+    Raises:
+        ProcessEndedError: the process was killed or raised.
+    """
+    # A server that has imported torch, and never run a thread of it, forks in milliseconds.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["harness.run"])
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_serve, args=(sender, call, arguments))
+    process.start()
+    sender.close()
+    try:
+        return cast(R, _result(receiver))
+    except EOFError:
+        process.join()
+        raise ProcessEndedError(_ending(process.exitcode)) from None
+    finally:
+        process.join()
+
+
+def _serve(sender: Connection, call: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    try:
+        sender.send((True, call(*arguments)))
+    except Exception as error:  # noqa: BLE001 - it is raised again where the call was made
+        sender.send((False, (f"{type(error).__name__}: {error}", traceback.format_exc())))
+
+
+def _result(receiver: Connection) -> Any:
+    while True:
+        try:
+            done, result = receiver.recv()
+        except KeyboardInterrupt:
+            continue
+        if done:
+            return result
+        raise ProcessEndedError(f"it raised {result[0]}")
+
+
+def _ending(exitcode: int | None) -> str:
+    if exitcode is None or exitcode >= 0:
+        return f"it ended with exit code {exitcode}"
+    name = signal.Signals(-exitcode).name
+    memory = ", as when memory runs out" if name == "SIGKILL" else ""
+    return f"it was ended by {name}{memory}"
