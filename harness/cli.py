@@ -96,6 +96,10 @@ def parser() -> argparse.ArgumentParser:
         "--out", type=Path, default=out, metavar="DIR", help=f"where the new record goes (default: {out})"
     )
     again.set_defaults(command=commands.reproduce)
+    doctor = add("doctor", help="say what this machine can run, and how to get what is missing")
+    _add_results(doctor)
+    doctor.set_defaults(command=commands.doctor)
+    _add_results_commands(add("results", help="look after a results folder"))
     _add_params(add("params", help="count parameters, without weights"))
     _add_bench(add("bench", help="time the kernels, the training step and decoding against the slow way"))
     listing = add("list", help="print the names of methods, tasks or backbones")
@@ -161,6 +165,13 @@ def _add_leaderboard(leaderboard: argparse.ArgumentParser) -> None:
     leaderboard.add_argument("--published", action="store_true", help="then the papers' own tables, as printed")
     leaderboard.add_argument("--out", type=Path, metavar="FILE", help="write here instead of printing")
     leaderboard.set_defaults(command=commands.leaderboard)
+
+
+def _add_results_commands(results: argparse.ArgumentParser) -> None:
+    add = results.add_subparsers(title="commands", metavar="COMMAND", required=True).add_parser
+    check = add("check", help="find records and predictions that are damaged, misplaced or doubled")
+    _add_results(check)
+    check.set_defaults(command=commands.results_check)
 
 
 def _add_params(params: argparse.ArgumentParser) -> None:

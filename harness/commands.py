@@ -98,6 +98,26 @@ def reproduce(args: argparse.Namespace) -> int:
     return 0 if again.same(before, after) else 1
 
 
+def doctor(args: argparse.Namespace) -> int:
+    """`doctor`: what this machine can run; 1 when the default `run` lacks something."""
+    from harness import doctor
+
+    findings = doctor.examine(results=args.results)
+    print(doctor.report(findings))
+    return 1 if doctor.lacking(findings) else 0
+
+
+def results_check(args: argparse.Namespace) -> int:
+    """`results check`: 1 when something is wrong."""
+    if not args.results.is_dir():
+        raise UsageError(f"--results {args.results}: no such folder; 'vltune run' makes it")
+    from harness import results_check
+
+    problems = results_check.check(args.results)
+    print(results_check.report(args.results, problems))
+    return 1 if problems else 0
+
+
 def params(args: argparse.Namespace) -> int:
     """`params`: exact parameter counts, on the meta device."""
     from harness import plan

@@ -94,7 +94,9 @@ class Store:
             RecordError: a record file is malformed; names it.
         """
         # Hidden files are what killed writers left behind.
-        paths = [path for path in (self.root / "runs").rglob("*.json") if not path.name.startswith(".")]
+        found = (path for path in (self.root / "runs").rglob("*.json") if not path.name.startswith("."))
+        # A backbone may be called llama.json, and so is its folder.
+        paths = [path for path in found if path in self._known or path.is_file()]
         for path in paths:
             if path not in self._known:
                 self._known[path] = load(path)

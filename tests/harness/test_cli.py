@@ -219,6 +219,24 @@ def test_leaderboard_of_an_empty_folder(capsys: pytest.CaptureFixture[str], tmp_
     assert capsys.readouterr().out == ""
 
 
+def test_doctor_finds_what_the_default_run_needs(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert cli.main(["doctor", "--results", str(tmp_path)]) == 0
+    found = capsys.readouterr().out
+    assert "backbone mini" in found
+    assert found.splitlines()[-1].endswith("has all it needs")
+
+
+def test_results_check_finds_a_damaged_record(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert cli.main(["results", "check", "--results", str(tmp_path)]) == 0
+    damaged = tmp_path / "runs" / "mini" / "scienceqa" / "lora" / "x.json"
+    damaged.parent.mkdir(parents=True)
+    damaged.write_text('{"schema": 1', encoding="utf-8")
+    capsys.readouterr()
+    assert cli.main(["results", "check", "--results", str(tmp_path)]) == 1
+    assert str(damaged) in capsys.readouterr().out
+    assert cli.main(["results", "check", "--results", str(tmp_path / "none")]) == 2
+
+
 def test_published_tables_follow_ours(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert cli.main(["leaderboard", "--results", str(tmp_path), "--published", "--task", "coco_caption"]) == 0
     ours, _, papers = capsys.readouterr().out.partition("## Published figures")

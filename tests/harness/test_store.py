@@ -203,6 +203,12 @@ def test_any_backbone_name_is_one_folder(tmp_path: Path, name: str) -> None:
     assert record.cell.backbone == name
 
 
+def test_a_backbone_may_be_called_as_a_file(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.append(make(backbone="llama.json"), [])
+    assert [record.cell.backbone for record in Store(tmp_path).read()] == ["llama.json"]
+
+
 def test_folder_names_differ_where_names_do() -> None:
     names = ["a/b", "a%2Fb", "a b", "a_b", ".a", "%2Ea", "x" * 400, "x" * 401]
     assert len({folder_name(name) for name in names}) == len(names)
