@@ -227,9 +227,9 @@ def test_doctor_finds_what_the_default_run_needs(capsys: pytest.CaptureFixture[s
 
 
 def test_results_check_finds_a_damaged_record(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    assert cli.main(["results", "check", "--results", str(tmp_path)]) == 0
     damaged = tmp_path / "runs" / "mini" / "scienceqa" / "lora" / "x.json"
     damaged.parent.mkdir(parents=True)
+    assert cli.main(["results", "check", "--results", str(tmp_path)]) == 0
     damaged.write_text('{"schema": 1', encoding="utf-8")
     capsys.readouterr()
     assert cli.main(["results", "check", "--results", str(tmp_path)]) == 1
