@@ -159,6 +159,8 @@ def warnings(table: Table) -> list[str]:
         loud.append(f"Limited data: {limits} (an image with all its captions is one).")
     if common.get("run.weights") == "random":
         loud.append("Random weights: costs only, accuracy is not ranked.")
+    if table.backbone == "mini":
+        loud.append("Tiny backbone, generated pictures: what works here need not work at size.")
     if on_cpu(table):
         loud.append("Measured on CPU.")
     if len(table.hardware) > 1:

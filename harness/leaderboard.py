@@ -184,17 +184,22 @@ def _section(table: Table, chosen: Sequence[str]) -> str:
         parts.append(f"{MISSING} means no value; columns without any are left out:\n\n" + "\n".join(lines))
     if table.absent:
         parts.append("Without a result:\n\n" + "\n".join(map(_excuse, table.absent)))
+    parts.append(_options(table))
     return "\n\n".join(part for part in parts if part)
 
 
 def _note(table: Table) -> str:
-    """One paragraph: first what limits the numbers, loudly, then what all rows share."""
+    """One paragraph: first what limits the numbers, loudly, then what was run and where."""
     said = [escape(f"Task {table.task}, backbone {table.backbone}.")]
     if table.hardware:
         said.append(escape(f"Hardware: {'; '.join(table.hardware)}."))
-    if common := flatten(table.common):
-        said.append(f"Shared options: {', '.join(escape(f'{name}={show(value)}') for name, value in common.items())}.")
     return " ".join([*(f"**{escape(text)}**" for text in warnings(table)), *said])
+
+
+def _options(table: Table) -> str:
+    """What all rows share; long, and so at the end."""
+    shared = [escape(f"{name}={show(value)}") for name, value in flatten(table.common).items()]
+    return f"Shared options: {', '.join(shared)}." if shared else ""
 
 
 def _legend(table: Table) -> str:
@@ -232,7 +237,7 @@ def _shown(table: Table, chosen: Sequence[str]) -> list[Column]:
     every = columns(table)
     if chosen:
         return [column for key in chosen for column in every if column.key == key]
-    return [column for column in every if column.kind == "score" or any(c.value is not None for c in column.cells)]
+    return [column for column in every if column is every[0] or any(cell.value is not None for cell in column.cells)]
 
 
 def _text(cell: Cell, form: _Form, *, bracketed: bool) -> str:
