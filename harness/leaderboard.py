@@ -29,6 +29,7 @@ from harness.columns import (
     warnings,
 )
 from harness.example_scores import Scores, no_scores
+from harness.overall import Overall, overall
 from harness.record import METERS, Record
 from harness.tables import Row, Table, flatten, show, tables
 
@@ -79,11 +80,13 @@ def render(records: Iterable[Record], *, format: Format, view: View | None = Non
         UnknownColumn: the view names a column that no table has.
     """
     view = view or View()
-    found = _viewed(tables([record for record in records if view.task in (None, record.cell.task)], scores), view)
+    chosen = [record for record in records if view.task in (None, record.cell.task)]
+    found = _viewed(tables(chosen, scores), view)
     if format == "md":
-        return _joined(found, lambda table: _section(table, view.columns), "No runs to compare.")
+        sections = [_section(table, view.columns) for table in found]
+        return _joined([*sections, *map(_ranking, overall(found, chosen))], "No runs to compare.")
     if format == "latex":
-        return _joined(found, lambda table: _float(table, view.columns), "% No runs to compare.")
+        return _joined([_float(table, view.columns) for table in found], "% No runs to compare.")
     rows = _flat_rows(found)
     if format == "json":
         return json.dumps(rows, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
@@ -97,8 +100,8 @@ def markdown(records: Iterable[Record], *, task: str | None = None, scores: Scor
     return render(records, format="md", view=View(task), scores=scores)
 
 
-def _joined(found: Sequence[Table], section: Callable[[Table], str], nothing: str) -> str:
-    return ("\n\n".join(map(section, found)) if found else nothing) + "\n"
+def _joined(sections: Sequence[str], nothing: str) -> str:
+    return ("\n\n".join(sections) if sections else nothing) + "\n"
 
 
 def _csv(rows: Sequence[dict[str, Any]]) -> str:
@@ -186,6 +189,33 @@ def _section(table: Table, chosen: Sequence[str]) -> str:
         parts.append("Without a result:\n\n" + "\n".join(map(_excuse, table.absent)))
     parts.append(_options(table))
     return "\n\n".join(part for part in parts if part)
+
+
+def _ranking(found: Overall) -> str:
+    """The mean ranks of one backbone's methods over several tasks."""
+    from tabulate import tabulate
+
+    rows = [
+        [
+            escape(method),
+            f"{mean.mean:.2f} {interval(mean.ci95)}".strip(),
+            *(f"{rank:.2f}" for rank in found.ranks[method]),
+        ]
+        for method, mean in found.mean.items()
+    ]
+    text = tabulate(
+        rows,
+        headers=["Method", "Mean rank", *map(escape, found.tasks)],
+        tablefmt="pipe",
+        colalign=["left", *["right"] * (1 + len(found.tasks))],
+        disable_numparse=True,
+    )
+    seeds = ", ".join(map(str, found.seeds))
+    said = (
+        f"Rank by the first score of each table, 1 is the best; means over seeds {seeds}"
+        f"{', in brackets with their 95 % t interval' if len(found.seeds) > 1 else ''}. A rank hides how far apart."
+    )
+    return "\n\n".join([f"## Overall · {escape(found.backbone)}", text, said])
 
 
 def _note(table: Table) -> str:
