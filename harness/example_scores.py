@@ -7,10 +7,13 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from harness.record import Record
+from harness.record import MetricValue, Record
+from harness.significance import bootstrap_interval
 from harness.store import Store, StoreError
-from tasks import Example, ExampleScore, Prediction, Task
+from tasks import ExampleScore, Prediction
 
+FEWEST_GROUPS = 50
+"""With fewer pictures the bootstrap's intervals are too narrow, and it calls more than 5 % of ties different."""
 Scores = Callable[[Record], Mapping[str, ExampleScore]]
 """What a record's predictions scored, by id of the example; empty where they hold no scores."""
 
@@ -20,10 +23,17 @@ def no_scores(record: Record) -> Mapping[str, ExampleScore]:
     return {}
 
 
-def rows(task: Task, predictions: Sequence[Prediction], examples: Sequence[Example]) -> list[dict[str, Any]]:
-    """What is written of each prediction: its own fields, and where the task gives them `score` and `group`."""
-    found = task.example_scores(predictions, examples)
-    return [dataclasses.asdict(prediction) | _columns(found.get(prediction.id)) for prediction in predictions]
+def rows(predictions: Sequence[Prediction], scores: Mapping[str, ExampleScore]) -> list[dict[str, Any]]:
+    """What is written of each prediction: its own fields, and where there is a score `score` and `group`."""
+    return [dataclasses.asdict(prediction) | _columns(scores.get(prediction.id)) for prediction in predictions]
+
+
+def with_interval(score: MetricValue, scores: Mapping[str, ExampleScore]) -> MetricValue:
+    """The primary score with its 95 % interval over pictures, where it has none of its own and they are enough."""
+    groups = [part.group for part in scores.values()]
+    if score.value is None or score.ci95 is not None or len(set(groups)) < FEWEST_GROUPS:
+        return score
+    return score.model_copy(update={"ci95": bootstrap_interval([part.value for part in scores.values()], groups)})
 
 
 def reader(store: Store) -> Scores:

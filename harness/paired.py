@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from harness.example_scores import Scores
+from harness.example_scores import FEWEST_GROUPS, Scores
 from harness.record import Record
 from harness.significance import PairedDifference, mcnemar, paired_bootstrap
 from tasks import ExampleScore
-
-FEWEST_GROUPS = 50
-"""With fewer pictures the bootstrap calls more than 5 % of ties different."""
 
 
 class Incomparable(ValueError):

@@ -7,10 +7,10 @@ import sys
 import time
 import traceback
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import harness
 import methods
@@ -25,6 +25,7 @@ from harness.record import Cell, Record, cell_key, new_run_id, scalar
 from harness.store import Store
 from harness.train import ways
 from methods.kernels import Kernels
+from tasks import ExampleScore
 
 INTERRUPTED = 130
 
@@ -48,6 +49,17 @@ class Ready:
     skip: str | None
     overlong: Overlong | None
     code: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a cell ended; of one that is ok what it measured, and its primary score by example."""
+
+    status: Literal["ok", "failed", "skipped", "interrupted"]
+    reason: str | None = None
+    traceback: str | None = None
+    outcome: Outcome | None = None
+    parts: Mapping[str, ExampleScore] = field(default_factory=dict)
 
 
 def execute(plan: Plan) -> int:
@@ -177,7 +189,8 @@ def _apart(bench: Bench, plan: CellPlan, ready: Ready, number: str) -> str:
     try:
         return isolation.apart(_fresh_cell, alone, bench.data[plan.task_name], bench.weights_sha256, ready, number)
     except isolation.ProcessEndedError as error:
-        return _append(bench, plan, ready, started, number, "failed", f"the process of this run ended: {error}")
+        ending = Ending("failed", f"the process of this run ended: {error}")
+        return _append(bench, plan, ready, started, number, ending)
 
 
 def _fresh_cell(plan: Plan, data: TaskData, weights_sha256: str | None, ready: Ready, number: str) -> str:
@@ -191,57 +204,50 @@ def _fresh_cell(plan: Plan, data: TaskData, weights_sha256: str | None, ready: R
 
 def _cell(bench: Bench, plan: CellPlan, ready: Ready, number: str) -> str:
     """Run one cell to its record: the one boundary where an error becomes a record. Returns the status."""
-    identity = _identity(bench, plan)
-    found = None if bench.plan.fresh else bench.store.find(cell_key(identity))
+    found = None if bench.plan.fresh else bench.store.find(cell_key(_identity(bench, plan)))
     if found is not None:
         _say(f"{_label(bench, plan, number)}: kept {found.run_id} ({_headline(found)})")
         return found.status
-    started, outcome, failure = datetime.now(UTC), None, None
+    started = datetime.now(UTC)
     bench.model.kernels = Kernels(bench.plan.kernels)
-    status, reason = "ok", None
-    if ready.skip is not None:
-        status, reason = "skipped", ready.skip
-    else:
-        try:
-            label = _label(bench, plan, number)
-            outcome = measure(bench.model, plan, bench.plan, bench.data[plan.task_name], label=label)
-        except KeyboardInterrupt:
-            status, reason = "interrupted", "stopped by the user (Ctrl-C)"
-        except Exception as error:  # noqa: BLE001 - the cell boundary: recorded with its traceback, the matrix goes on
-            status, reason, failure = "failed", f"{type(error).__name__}: {error}", traceback.format_exc()
-    return _append(bench, plan, ready, started, number, status, reason, failure, outcome)
+    try:
+        ending = Ending("skipped", ready.skip) if ready.skip is not None else _measured(bench, plan, number)
+    except KeyboardInterrupt:
+        ending = Ending("interrupted", "stopped by the user (Ctrl-C)")
+    except Exception as error:  # noqa: BLE001 - the cell boundary: recorded with its traceback, the matrix goes on
+        ending = Ending("failed", f"{type(error).__name__}: {error}", traceback.format_exc())
+    return _append(bench, plan, ready, started, number, ending)
+
+
+def _measured(bench: Bench, plan: CellPlan, number: str) -> Ending:
+    data = bench.data[plan.task_name]
+    outcome = measure(bench.model, plan, bench.plan, data, label=_label(bench, plan, number))
+    parts = plan.task.example_scores(outcome.predictions, data.evaluation)
+    metrics = {
+        name: example_scores.with_interval(score, parts) if name == plan.task.primary else score
+        for name, score in outcome.metrics.items()
+    }
+    return Ending("ok", outcome=dataclasses.replace(outcome, metrics=metrics), parts=parts)
 
 
 def _label(bench: Bench, plan: CellPlan, number: str) -> str:
     return f"{number} {plan.method_name} on {plan.task_name}, {bench.model.name}, seed {plan.seed}"
 
 
-def _append(
-    bench: Bench,
-    plan: CellPlan,
-    ready: Ready,
-    started: datetime,
-    number: str,
-    status: str,
-    reason: str | None,
-    failure: str | None = None,
-    outcome: Outcome | None = None,
-) -> str:
+def _append(bench: Bench, plan: CellPlan, ready: Ready, started: datetime, number: str, ending: Ending) -> str:
     """Write the record of a cell, its predictions and what it trained. Returns the status."""
-    identity, label = _identity(bench, plan), _label(bench, plan, number)
+    identity, label, outcome = _identity(bench, plan), _label(bench, plan, number), ending.outcome
     record = Record(
         run_id=new_run_id(identity, started),
-        status=status,  # type: ignore[arg-type]
-        reason=reason,
-        traceback=failure,
+        status=ending.status,
+        reason=ending.reason,
+        traceback=ending.traceback,
         cell=identity,
         metrics=outcome.metrics if outcome else {},
         meters={**outcome.meters, "load_wall_s": scalar(bench.load_wall_s, "s")} if outcome else {},
         provenance=_provenance(bench, plan, ready, started),
     )
-    data = bench.data[plan.task_name].evaluation
-    rows = example_scores.rows(plan.task, outcome.predictions, data) if outcome else None
-    path = bench.store.append(record, rows)
+    path = bench.store.append(record, example_scores.rows(outcome.predictions, ending.parts) if outcome else None)
     _say(f"{label}: {_headline(record)} -> {path}")
     if outcome is not None and outcome.state:
         folder = bench.plan.results / "adapters" / path.relative_to(bench.plan.results / "runs").with_suffix("")
@@ -254,7 +260,7 @@ def _append(
             note=f"run {record.run_id}",
         )
         _say(f"{label}: what was trained -> {folder}")
-    return status
+    return ending.status
 
 
 def _provenance(bench: Bench, plan: CellPlan, ready: Ready, started: datetime) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -78,6 +79,8 @@ def test_predictions_lie_beside_the_record_one_line_per_example(vltune: Run, tmp
     (lines,) = predictions(tmp_path)
     rows = [json.loads(line) for line in lines.splitlines()]
     assert {row["id"] for row in rows} == set(json.loads((problems / "pid_splits.json").read_text())["test"])
+    assert statistics.fmean(row["score"] for row in rows) == pytest.approx(record.metrics["accuracy"].value)
+    assert all(row["group"] == row["id"] for row in rows)
     assert record.predictions is not None
     problems_by_id = json.loads((problems / "problems.json").read_text())
     right = sum(row["choice"] == problems_by_id[row["id"]]["answer"] for row in rows)
