@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from harness.example_scores import Scores
-from harness.paired import Comparison, compare
+from harness.paired import Comparison, Samples, compare
 from harness.record import Record
 from harness.settings import UsageError, suggest
 from harness.tables import flatten, show, tables
@@ -63,7 +63,7 @@ def _side(name: str, rows: Sequence[Sequence[str]], done: Mapping[str, Record]) 
 def _section(title: str, a: Side, b: Side, scores: Scores) -> str:
     if a[1][0].cell.task != b[1][0].cell.task:
         raise UsageError(f"{a[0]} is a run of {a[1][0].cell.task}, {b[0]} of {b[1][0].cell.task}; compare one task")
-    found = compare(a[1], b[1], scores)
+    found = compare(a[1], b[1], Samples(scores))
     unit = next(iter(a[1][0].metrics.values())).unit
     primary = next(iter(a[1][0].metrics))
     lines = [

@@ -10,7 +10,7 @@ from typing import Literal
 
 from harness.detectable import detectable_mean_difference
 from harness.example_scores import Scores
-from harness.paired import Comparison, Incomparable, compare
+from harness.paired import Comparison, Incomparable, Samples, compare
 from harness.record import Record
 from harness.significance import ALPHA, holm
 
@@ -43,9 +43,9 @@ def standing(
     Returns:
         Or the reason why there is no test.
     """
-    pairs = list(itertools.combinations(sorted(runs), 2))
+    pairs, samples = list(itertools.combinations(sorted(runs), 2)), Samples(scores)
     try:
-        found = {pair: compare(runs[pair[0]], runs[pair[1]], scores) for pair in pairs}
+        found = {pair: compare(runs[pair[0]], runs[pair[1]], samples) for pair in pairs}
     except Incomparable as error:
         return str(error)
     adjusted = dict(zip(pairs, holm([found[pair].p_value for pair in pairs]), strict=True))

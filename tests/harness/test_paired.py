@@ -10,7 +10,7 @@ from scipy.stats import binomtest
 
 from harness.example_scores import Scores
 from harness.leaderboard import markdown
-from harness.paired import Incomparable, compare
+from harness.paired import Incomparable, Samples, compare
 from harness.record import Record
 from harness.standing import Standing, standing
 from tasks import ExampleScore
@@ -34,7 +34,7 @@ def test_one_seed_of_answers_is_tested_by_mcnemar() -> None:
     a, b = make("a"), make("b")
     left = {str(n): ExampleScore(str(n), 100.0 * (n >= 12)) for n in range(100)}
     right = {str(n): ExampleScore(str(n), 100.0 * (n >= 20 or n < 3)) for n in range(100)}
-    found = compare([a], [b], reading((a, left), (b, right)))
+    found = compare([a], [b], Samples(reading((a, left), (b, right))))
     # a alone is right on 12 to 19, b alone on 0 to 2.
     assert found.p_value == pytest.approx(binomtest(8, 11).pvalue, abs=1e-12)
     assert (found.test, found.seeds) == ("exact McNemar test", (0,))
@@ -45,7 +45,7 @@ def test_seeds_are_pooled_over_those_that_both_have() -> None:
     runs = {(name, seed): make(name, seed=seed) for name in "ab" for seed in range(3)}
     pairs = [(record, answers(0.8 if name == "a" else 0.5, seed=seed)) for (name, seed), record in runs.items()]
     a, b = [runs["a", seed] for seed in (0, 1, 2)], [runs["b", seed] for seed in (2, 1)]
-    found = compare(a, b, reading(*pairs))
+    found = compare(a, b, Samples(reading(*pairs)))
     assert (found.test, found.seeds) == ("paired bootstrap by picture", (1, 2))
     assert (found.difference.n, found.difference.clusters) == (2 * QUESTIONS, QUESTIONS)
     assert found.difference.difference == pytest.approx(30.0)
@@ -55,7 +55,7 @@ def test_seeds_are_pooled_over_those_that_both_have() -> None:
 def test_scores_that_are_no_answers_are_bootstrapped() -> None:
     a, b = make("a"), make("b")
     left = {str(n): ExampleScore(str(n // 5), float(n % 7)) for n in range(300)}
-    found = compare([a], [b], reading((a, left), (b, left)))
+    found = compare([a], [b], Samples(reading((a, left), (b, left))))
     assert (found.p_value, found.test, found.difference.clusters) == (1.0, "paired bootstrap by picture", 60)
 
 
@@ -72,7 +72,7 @@ def test_what_cannot_be_compared_is_said(
 ) -> None:
     a, b = make("a"), make("b")
     with pytest.raises(Incomparable, match=message):
-        compare([a], [b], reading((a, left), (b, right)))
+        compare([a], [b], Samples(reading((a, left), (b, right))))
 
 
 def table(*shares: float) -> tuple[Sequence[Record], Scores]:
