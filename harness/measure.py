@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 from torch import Tensor
 
-from harness import meters, profile, stats
+from harness import energy, flops, meters, profile, stats
 from harness.backbones.backbone import Backbone
 from harness.checkpoints import own
 from harness.evaluate import Evaluation, evaluate
@@ -21,6 +21,16 @@ from harness.record import Meter, MetricValue, distribution, scalar, unavailable
 from harness.train import TrainResult, total_steps, train, trained_parameters, ways
 from methods import Attachment
 from tasks import Metric, Prediction
+
+TRAINING = (
+    "train_step_ms",
+    "train_samples_per_s",
+    "train_peak_bytes",
+    "train_peak_reserved_bytes",
+    "train_wall_s",
+    "energy_joules",
+)
+"""Meters that are read while a cell is trained."""
 
 
 @dataclass(frozen=True)
@@ -47,37 +57,14 @@ def measure(model: Backbone, cell: CellPlan, plan: Plan, data: TaskData, *, labe
             model.head.requires_grad_(False)
         if cell.init is not None:
             _restore(model, attachment, cell.init)
-        training, trained = None, None
-        if cell.method.trains and total_steps(len(data.train), cell.train):
-            with ways(model, cell.train, data.train), meters.peak_memory(model.device) as peak:
-                training = train(
-                    model,
-                    attachment,
-                    cell.task,
-                    data.train,
-                    cell.train,
-                    accelerator=accelerator,
-                    seed=cell.seed,
-                    label=f"{label}: train",
-                )
-                trained = _memory(peak(), cell, plan)
-        with meters.peak_memory(model.device) as peak:
-            evaluation = evaluate(
-                model,
-                cell.task,
-                data.evaluation,
-                accelerator=accelerator,
-                batch_size=cell.train.eval_batch_size,
-                label=f"{label}: evaluate",
-            )
-            evaluated = _memory(peak(), cell, plan)
-        with accelerator.autocast():
-            latency = meters.latency(model, cell.task, data.evaluation)
+        training, of_training = _train(model, attachment, cell, plan, data, accelerator=accelerator, label=label)
+        evaluation, of_evaluation = _evaluate(model, cell, plan, data, accelerator=accelerator, label=label)
         scores = cell.task.score(evaluation.predictions, data.evaluation)
         readings = {
             **_sizes(model, attachment),
-            **_training_meters(training, trained),
-            **_evaluation_meters(evaluation, evaluated, latency),
+            **of_training,
+            **of_evaluation,
+            **_flops(model, attachment, cell, data, training, evaluation, accelerator=accelerator),
         }
         state = trained_parameters(model, attachment) if plan.save else {}
         kept = {name: parameter.detach().cpu().clone() for name, parameter in state.items()}
@@ -87,6 +74,97 @@ def measure(model: Backbone, cell: CellPlan, plan: Plan, data: TaskData, *, labe
         return Outcome(metrics, readings, evaluation.predictions, kept or None)
     finally:
         attachment.detach()
+
+
+def _train(
+    model: Backbone,
+    attachment: Attachment,
+    cell: CellPlan,
+    plan: Plan,
+    data: TaskData,
+    *,
+    accelerator: Accelerator,
+    label: str,
+) -> tuple[TrainResult | None, dict[str, Meter]]:
+    """Train if the cell is to be trained; what training left behind and its meters."""
+    if not cell.method.trains or not total_steps(len(data.train), cell.train):
+        return None, dict.fromkeys(TRAINING, unavailable("not trained"))
+    with ways(model, cell.train, data.train), meters.peak_memory(model.device) as peak:
+        with energy.energy(model.device) as joules:
+            training = train(
+                model,
+                attachment,
+                cell.task,
+                data.train,
+                cell.train,
+                accelerator=accelerator,
+                seed=cell.seed,
+                label=f"{label}: train",
+            )
+            used = joules()
+        memory = _memory(peak(), cell, plan)
+    return training, {
+        "train_step_ms": distribution(training.step_ms, "ms"),
+        "train_samples_per_s": scalar(training.samples / training.wall_s, "samples/s"),
+        "train_peak_bytes": memory.used,
+        "train_peak_reserved_bytes": memory.reserved,
+        "train_wall_s": scalar(training.wall_s, "s"),
+        "energy_joules": used,
+    }
+
+
+def _evaluate(
+    model: Backbone, cell: CellPlan, plan: Plan, data: TaskData, *, accelerator: Accelerator, label: str
+) -> tuple[Evaluation, dict[str, Meter]]:
+    """Predict all examples, and single ones for the latency; the predictions and their meters."""
+    with meters.peak_memory(model.device) as peak:
+        evaluation = evaluate(
+            model,
+            cell.task,
+            data.evaluation,
+            accelerator=accelerator,
+            batch_size=cell.train.eval_batch_size,
+            label=f"{label}: evaluate",
+        )
+        memory = _memory(peak(), cell, plan)
+    with accelerator.autocast():
+        latency = meters.latency(model, cell.task, data.evaluation)
+    return evaluation, {
+        "eval_peak_bytes": memory.used,
+        "eval_peak_reserved_bytes": memory.reserved,
+        "infer_ms_per_sample": latency.infer_ms_per_sample,
+        "infer_ms_per_sample_batched": scalar(evaluation.predict_ms / len(evaluation.predictions), "ms"),
+        "prefill_ms": latency.prefill_ms,
+        "decode_ms_per_token": latency.decode_ms_per_token,
+        "eval_wall_s": scalar(evaluation.wall_s, "s"),
+    }
+
+
+def _flops(
+    model: Backbone,
+    attachment: Attachment,
+    cell: CellPlan,
+    data: TaskData,
+    training: TrainResult | None,
+    evaluation: Evaluation,
+    *,
+    accelerator: Accelerator,
+) -> dict[str, Meter]:
+    """Counted last, as counting is slow and what it computes is of no more use."""
+    of_training: Meter = unavailable("not trained")
+    if training is not None:
+        of_training = flops.training(
+            model,
+            attachment,
+            cell.task,
+            data.train,
+            cell.train,
+            accelerator=accelerator,
+            seed=cell.seed,
+            lengths=training.lengths,
+        )
+    of_prediction = flops.prediction(model, cell.task, data.evaluation, evaluation.predictions, accelerator=accelerator)
+    return {"train_flops_per_sample": of_training, "infer_flops_per_sample": of_prediction}
 
 
 def _restore(model: Backbone, attachment: Attachment, init: own.Saved) -> None:
@@ -117,50 +195,11 @@ def _sizes(model: Backbone, attachment: Attachment) -> dict[str, Meter]:
     }
 
 
-def _training_meters(training: TrainResult | None, peak: meters.PeakMemory | None) -> dict[str, Meter]:
-    later = unavailable("not measured by this version of vltune")
-    readings: dict[str, Meter] = {
-        "train_flops_per_sample": later,
-        "infer_flops_per_sample": later,
-        "energy_joules": later,
-    }
-    if training is None or peak is None:
-        untrained = unavailable("not trained")
-        names = (
-            "train_step_ms",
-            "train_samples_per_s",
-            "train_peak_bytes",
-            "train_peak_reserved_bytes",
-            "train_wall_s",
-        )
-        return {**readings, **dict.fromkeys(names, untrained)}
-    return {
-        **readings,
-        "train_step_ms": distribution(training.step_ms, "ms"),
-        "train_samples_per_s": scalar(training.samples / training.wall_s, "samples/s"),
-        "train_peak_bytes": peak.used,
-        "train_peak_reserved_bytes": peak.reserved,
-        "train_wall_s": scalar(training.wall_s, "s"),
-    }
-
-
 def _memory(peak: meters.PeakMemory, cell: CellPlan, plan: Plan) -> meters.PeakMemory:
     """A process keeps hundreds of MB of what a profiler took, so on a CPU only the first cell's peak is its own."""
     if not plan.profile or plan.device != "cpu" or cell is plan.cells[0]:
         return peak
     return meters.PeakMemory(unavailable("only measured for the first cell of a run with --profile"), peak.reserved)
-
-
-def _evaluation_meters(evaluation: Evaluation, peak: meters.PeakMemory, latency: meters.Latency) -> dict[str, Meter]:
-    return {
-        "eval_peak_bytes": peak.used,
-        "eval_peak_reserved_bytes": peak.reserved,
-        "infer_ms_per_sample": latency.infer_ms_per_sample,
-        "infer_ms_per_sample_batched": scalar(evaluation.predict_ms / len(evaluation.predictions), "ms"),
-        "prefill_ms": latency.prefill_ms,
-        "decode_ms_per_token": latency.decode_ms_per_token,
-        "eval_wall_s": scalar(evaluation.wall_s, "s"),
-    }
 
 
 def _metric(score: Metric) -> MetricValue:

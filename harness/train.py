@@ -34,12 +34,16 @@ class DivergedError(RuntimeError):
 
 @dataclass
 class TrainResult:
-    """What training left behind: the loss of every step, step times without data loading, and samples seen."""
+    """What training left behind: the loss of every step, step times without data loading, and samples seen.
+
+    `lengths` are the tokens of every example, which decide what shares a batch.
+    """
 
     losses: list[float] = field(default_factory=list)
     step_ms: list[float] = field(default_factory=list)
     samples: int = 0
     wall_s: float = 0.0
+    lengths: list[int] = field(default_factory=list)
 
 
 def total_steps(examples: int, options: TrainOptions) -> int:
@@ -158,13 +162,16 @@ def train(
     attachment.train(True)
     result, total, watch = TrainResult(), Stopwatch(model.device), Stopwatch(model.device)
     lengths = [model.text_length(prompt, answer) for prompt, answer in task.texts(examples, train=True)]
+    result.lengths = lengths
     batches = order(lengths, options.batch_size, steps=steps, seed=seed)
-    loaded = ahead(lambda indices: _parts(model, task, [examples[i] for i in indices], options.accumulate), batches)
+    loaded = ahead(
+        lambda indices: micro_batches(model, task, [examples[i] for i in indices], options.accumulate), batches
+    )
     for step, (indices, parts) in enumerate(progress(loaded, total=steps, label=label, units="steps")):
         watch.restart()
         for group in optimizer.param_groups:
             group["lr"] = rate * learning_rate(step, total=steps, options=options)
-        loss = _step(model, task, parts, accelerator=accelerator)
+        loss = forward_backward(model, task, parts, accelerator=accelerator)
         if options.clip_norm is not None:
             accelerator.clip_grad_norm_(list(trained.values()), options.clip_norm)
         optimizer.step()
@@ -182,12 +189,14 @@ def train(
     return result
 
 
-def _parts(model: Backbone, task: Task, examples: list[Example], accumulate: int) -> list[Any]:
+def micro_batches(model: Backbone, task: Task, examples: Sequence[Example], accumulate: int) -> list[Any]:
+    """The examples of one optimiser step as the `accumulate` batches that are computed one after the other."""
     size = math.ceil(len(examples) / accumulate)
     return [task.batch(model, examples[i : i + size], train=True) for i in range(0, len(examples), size)]
 
 
-def _step(model: Backbone, task: Task, parts: Sequence[Any], *, accelerator: Accelerator) -> float:
+def forward_backward(model: Backbone, task: Task, parts: Sequence[Any], *, accelerator: Accelerator) -> float:
+    """The loss of one optimiser step; its gradients are added to those of the parameters."""
     weights = [task.weight(part) for part in parts]
     loss = 0.0
     for part, weight in zip(parts, weights, strict=True):

@@ -59,7 +59,12 @@ class GreedySteps:
         self._layers: list[Any] = list(self._cache.layers)
         filled: list[Any] = list(state.cache.layers)
         for layer, given in zip(self._layers, filled, strict=True):
-            layer.update(given.keys, given.values)
+            # Under autocast a linear layer's values are of its dtype, even where the rotation has made keys float32.
+            kind = model.device.type
+            dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else given.values.dtype
+            layer.lazy_initialization(given.keys, given.values)
+            layer.values = layer.values.to(dtype)
+            layer.update(given.keys, given.values.to(dtype))
         self._places = torch.arange(width + room, device=model.device)
         self._visible = (self._places < state.positions[:, None])[:, None, None]
         self._place = torch.tensor(width, device=model.device)

@@ -11,9 +11,10 @@ import torch
 import tasks
 from harness import meters
 from harness.backbones.decoder import DecoderModel
-from harness.record import Distribution, Scalar, Unavailable
+from harness.record import METERS, Distribution, Scalar, Unavailable
 from tasks.mini import scienceqa as mini_scienceqa
 
+ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
 MIB = 2**20
 
@@ -79,3 +80,10 @@ def test_a_full_context_leaves_nothing_to_decode(tiny_model: DecoderModel, tmp_p
     tiny_model.text.max_length = 10
     found = meters.latency(tiny_model, task, examples).decode_ms_per_token
     assert isinstance(found, Unavailable)
+
+
+def test_every_meter_has_its_definition_and_unit() -> None:
+    rows = [line for line in (ROOT / "docs" / "meters.md").read_text().splitlines() if line.startswith("| `")]
+    for name, unit in METERS.items():
+        [defined] = [row for row in rows if f"`{name}`" in row.split("|")[1] and row.split("|")[2].strip() == unit]
+        assert len(defined.split("|")) > 4

@@ -16,7 +16,7 @@ import pytest
 
 from harness import cli, run
 from harness.backbones.decoder import DecoderModel
-from harness.record import METERS, Record
+from harness.record import METERS, Record, Unavailable
 from harness.store import Store
 from tasks.mini import scienceqa as mini_scienceqa
 
@@ -68,6 +68,11 @@ def test_a_run_leaves_a_complete_record_and_prints_the_table(
     assert "not trained" in found["frozen"].meters["train_step_ms"].reason  # type: ignore[union-attr]
     assert found["ademvl"].meters["train_step_ms"].median > 0  # type: ignore[union-attr]
     assert found["memvp"].meters["adapter_bytes"].value > 4 * found["memvp"].meters["trainable_params"].value  # type: ignore[union-attr, operator]
+    step = {name: record.meters["train_flops_per_sample"] for name, record in found.items()}
+    assert step["ademvl"].value > step["blind"].value > 0  # type: ignore[union-attr, operator]
+    assert all(record.meters["infer_flops_per_sample"].value > 0 for record in found.values())  # type: ignore[union-attr, operator]
+    energy = found["ademvl"].meters["energy_joules"]
+    assert "rapl" in energy.reason.lower() if isinstance(energy, Unavailable) else energy.value >= 0  # type: ignore[union-attr, operator]
     assert "ademvl,memvp,frozen,blind" in found["ademvl"].provenance["argv"]
     out = capsys.readouterr().out
     assert all(f"| {name}" in out or f"| **{name}" in out for name in found)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 import torch
 
 import methods
+from harness import backbones
 from harness.backbones.decoder import select
 from harness.backbones.decoding import greedy
 from tests.contract.test_methods import attach, pictures, randomise
@@ -66,6 +68,19 @@ def test_greedy_chooses_what_forwards_without_a_cache_choose(name: str, sharp_mo
             alone = dataclasses.replace(alone, input_ids=longer, labels=longer, lengths=alone.lengths + 1)
 
 
+@pytest.mark.parametrize("name", ["full", "llava", "ademvl"])
+def test_greedy_works_in_bf16_as_a_run_calls_it(name: str, tiny_folders: tuple[Path, Path]) -> None:
+    llm, vision = map(str, tiny_folders)
+    model = backbones.load(backbones.BackboneSpec("tiny", llm, vision), precision="bf16")
+    attach(name, model)
+    batch = model.encode(PROMPTS, answers=None, images=[*pictures(2), None])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = greedy(model, batch, max_new_tokens=5)
+        first = model.prefill(batch).logits.argmax(dim=-1)
+    assert [row[0] for row in found] == first.tolist()
+    assert 1 <= len(found[0]) <= 5
+
+
 def test_greedy_may_be_asked_for_one_token(sharp_model: DecoderModel) -> None:
     batch = sharp_model.encode(PROMPTS, answers=None, images=[None] * 3)
     first = sharp_model.prefill(batch).logits.argmax(dim=-1)
@@ -74,8 +89,6 @@ def test_greedy_may_be_asked_for_one_token(sharp_model: DecoderModel) -> None:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_recorded_step_chooses_what_a_plain_one_chooses() -> None:
-    from harness import backbones
-
     on_gpu, on_cpu = (
         backbones.load(backbones.BackboneSpec("mini"), device=device, precision="fp32") for device in ("cuda:0", "cpu")
     )
