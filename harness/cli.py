@@ -50,6 +50,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("vltune: interrupted", file=sys.stderr)
         return INTERRUPTED
+    except PermissionError as error:
+        print(
+            f"vltune: error: {error.filename}: {error.strerror}; change its permissions, or name another",
+            file=sys.stderr,
+        )
+        return USAGE
     except (ValueError, RuntimeError, OSError) as error:
         if not isinstance(error, (UsageError, *_reported())):
             raise
@@ -157,11 +163,21 @@ def _add_run(run: argparse.ArgumentParser) -> None:
 def _add_leaderboard(leaderboard: argparse.ArgumentParser) -> None:
     _add_results(leaderboard)
     leaderboard.add_argument("--task", metavar="NAME", help="only this task")
-    leaderboard.add_argument("--format", choices=("md", "latex", "csv", "json"), default="md", help="default: md")
+    leaderboard.add_argument(
+        "--format", choices=("md", "html", "latex", "csv", "json"), default="md", help="default: md"
+    )
     leaderboard.add_argument(
         "--columns", type=_names, default=(), metavar="NAMES", help="comma list of scores and meters (default: all)"
     )
     leaderboard.add_argument("--sort", metavar="NAME", help="by this score or meter, best first")
+    leaderboard.add_argument(
+        "--data-root",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="data whose prompts and pictures --format html is to show; may be repeated",
+    )
     leaderboard.add_argument("--published", action="store_true", help="then the papers' own tables, as printed")
     leaderboard.add_argument("--out", type=Path, metavar="FILE", help="write here instead of printing")
     leaderboard.set_defaults(command=commands.leaderboard)
@@ -271,7 +287,10 @@ def _seed(text: str) -> int:
 
 
 def _names(text: str) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    if not names:
+        raise argparse.ArgumentTypeError("names no column; write a comma list such as accuracy,train_step_ms")
+    return names
 
 
 def _seeds(text: str) -> tuple[int, ...]:

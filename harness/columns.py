@@ -107,9 +107,8 @@ def _cost_column(table: Table, cost: Cost) -> Column:
     values = [row.values.get(cost.key) for row in table.rows]
     shown = [significant(None if value is None else value * cost.scale) for value in values]
     incomparable = cost.machine and len(table.hardware) > 1
-    # On a CPU the whole process's memory is read, which depends on what ran in it before.
-    of_process = cost.key.endswith("_peak_bytes") and on_cpu(table)
-    best = [False] * len(shown) if incomparable or of_process else _best(table.rows, shown, cost.goal)
+    unmarked = incomparable or of_process(table, cost)
+    best = [False] * len(shown) if unmarked else _best(table.rows, shown, cost.goal)
     cells = [_cell(row, cost.key, text, mark) for row, text, mark in zip(table.rows, shown, best, strict=True)]
     return Column(cost.key, cost.title, cost.unit, "cost", cost.goal, cells)
 
@@ -182,7 +181,10 @@ def legend(table: Table) -> list[str]:
     }.get(seeds)
     said = [*([meaning] if meaning else []), "Costs are medians over seeds."]
     if on_cpu(table):
-        said.append("Memory is the whole process's, with what ran in it before.")
+        own = "each run had its own" if table.isolated else "with what ran in it before"
+        said.append(f"Memory is the whole process's; {own}.")
+    if any(row.baseline for row in table.rows):
+        said.append("Baselines are shown for orientation: not ranked, never bold.")
     return [*said, *_marks(table)]
 
 
@@ -195,7 +197,7 @@ def _marks(table: Table) -> list[str]:
     return [
         f"Bold in {header(name)}: the best method, and those that cannot be told apart from it on these examples "
         f"({table.standing.test}, Holm over all pairs, 5 %).",
-        f"A difference of about {table.standing.detectable:.1f} {metric.unit} would have shown with 80 % power.",
+        f"About {table.standing.detectable:.1f} {points(metric.unit)} of difference would have shown with 80 % power.",
         "In other columns bold is the best figure.",
     ]
 
@@ -213,6 +215,16 @@ def counts(table: Table) -> str:
 def on_cpu(table: Table) -> bool:
     """Whether the runs of a table were measured on a CPU."""
     return bool(flatten(table.common).get("run.device") == "cpu")
+
+
+def of_process(table: Table, cost: Cost) -> bool:
+    """Whether a figure is a process's that several runs share: on a CPU memory is."""
+    return cost.key.endswith("_peak_bytes") and on_cpu(table) and not table.isolated
+
+
+def points(unit: str) -> str:
+    """The unit of a difference: of two percentages that is no percentage."""
+    return "percentage points" if unit == "%" else unit
 
 
 def heading(column: Column) -> str:
@@ -248,10 +260,15 @@ def interval(bounds: tuple[float, float] | None) -> str:
 
 
 def visible(text: Any) -> str:
-    """One line of text: control, format and separator characters become spaces, long text is cut."""
-    plain = "".join(" " if unicodedata.category(char)[0] in "CZ" else char for char in str(text))
-    short = " ".join(plain.split())
+    """One line of text, cut where it is long."""
+    short = one_line(text)
     return f"{short[:LONGEST_TEXT]}…" if len(short) > LONGEST_TEXT else short
+
+
+def one_line(text: Any) -> str:
+    """Text without control, format and separator characters, which become spaces."""
+    plain = "".join(" " if unicodedata.category(char)[0] in "CZ" else char for char in str(text))
+    return " ".join(plain.split())
 
 
 def _limit(value: Any) -> str:

@@ -33,18 +33,9 @@ def leaderboard(args: argparse.Namespace) -> int:
         raise UsageError(f"unknown task {args.task!r}; {suggest(args.task, tasks.names())}")
     if not args.results.is_dir():
         raise UsageError(f"--results {args.results}: no such folder; 'vltune run' makes it")
-    from harness.example_scores import reader
-    from harness.leaderboard import UnknownColumn, View, render
-    from harness.store import Store
-
     if args.published and args.format != "md":
         raise UsageError(f"--published: goes with --format md, not {args.format}; drop one of the two")
-    store = Store(args.results)
-    view = View(args.task, tuple(args.columns), args.sort)
-    try:
-        text = render(store.read(), format=args.format, view=view, scores=reader(store))
-    except UnknownColumn as error:
-        raise UsageError(f"--columns or --sort: {error}") from None
+    text = _page(args) if args.format == "html" else _tables(args)
     if args.published:
         text = f"{text}\n{_published(args.task)}"
     if args.out is None:
@@ -55,6 +46,39 @@ def leaderboard(args: argparse.Namespace) -> int:
     except OSError as error:
         raise UsageError(f"--out {args.out}: cannot be written ({error.strerror}); name another file") from None
     return 0
+
+
+def _tables(args: argparse.Namespace) -> str:
+    if args.columns and args.format in ("csv", "json"):
+        raise UsageError(f"--columns: {args.format} holds every column; drop one of the two")
+    if args.data_root:
+        raise UsageError("--data-root: the report of --format html shows examples; drop it")
+    from harness.example_scores import reader
+    from harness.leaderboard import UnknownColumn, View, render
+    from harness.store import Store
+
+    store, view = Store(args.results), View(args.task, tuple(args.columns), args.sort)
+    try:
+        return render(store.read(), format=args.format, view=view, scores=reader(store))
+    except UnknownColumn as error:
+        raise UsageError(f"--columns or --sort: {error}") from None
+
+
+def _page(args: argparse.Namespace) -> str:
+    """The HTML report; columns and order are chosen on the page itself."""
+    for name in ("columns", "sort"):
+        if getattr(args, name):
+            raise UsageError(f"--{name}: is chosen on the page of --format html itself; drop it")
+    if args.out is None:
+        raise UsageError("--format html: a page to look at; name its file with --out FILE.html")
+    for folder in args.data_root:
+        if not folder.exists():
+            raise UsageError(f"--data-root {folder}: no such folder; name the folder that holds the task's files")
+    from harness import report
+    from harness.store import Store
+
+    records = [record for record in Store(args.results).read() if args.task in (None, record.cell.task)]
+    return report.render(records, args.results, data_roots=args.data_root)
 
 
 def _published(task: str | None) -> str:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from harness.columns import points
 from harness.example_scores import Scores
 from harness.paired import Comparison, Samples, compare
 from harness.record import Record
 from harness.settings import UsageError, suggest
+from harness.significance import ALPHA
 from harness.tables import flatten, show, tables
 
 _SHOWN = 5
@@ -34,10 +36,7 @@ def report(a: str, b: str, records: Sequence[Record], scores: Scores) -> str:
 
 def _pairs(a: str, b: str, records: Sequence[Record]) -> list[tuple[str, Side, Side]]:
     done = {record.run_id: record for record in records if record.status == "ok"}
-    for name in (a, b):
-        if name not in done and name not in {record.cell.method for record in done.values()}:
-            known = sorted({record.cell.method for record in done.values()})
-            raise UsageError(f"no finished run or method {name!r} here; {suggest(name, known)}")
+    a, b = (_named(name, records) for name in (a, b))
     if a in done and b in done:
         return [(f"{done[a].cell.task} · {done[a].cell.backbone}", (a, [done[a]]), (b, [done[b]]))]
     pairs: list[tuple[str, Side, Side]] = []
@@ -48,6 +47,20 @@ def _pairs(a: str, b: str, records: Sequence[Record]) -> list[tuple[str, Side, S
     if not pairs:
         raise UsageError(f"{a} and {b} have no comparable runs (same task, backbone, data and options) here")
     return pairs
+
+
+def _named(name: str, records: Sequence[Record]) -> str:
+    """A method as it is, a run's whole id for its beginning."""
+    methods = sorted({record.cell.method for record in records if record.status == "ok"})
+    if name in methods:
+        return name
+    runs = [record for record in records if record.run_id.startswith(name)]
+    if len(runs) != 1:
+        hint = f"{len(runs)} runs begin so; write more of it" if runs else suggest(name, methods)
+        raise UsageError(f"no finished run or method {name!r} here; {hint}")
+    if runs[0].status != "ok":
+        raise UsageError(f"run {runs[0].run_id} is {runs[0].status}: {runs[0].reason}; compare finished runs")
+    return runs[0].run_id
 
 
 def _side(name: str, rows: Sequence[Sequence[str]], done: Mapping[str, Record]) -> list[Record]:
@@ -63,14 +76,15 @@ def _side(name: str, rows: Sequence[Sequence[str]], done: Mapping[str, Record]) 
 def _section(title: str, a: Side, b: Side, scores: Scores) -> str:
     if a[1][0].cell.task != b[1][0].cell.task:
         raise UsageError(f"{a[0]} is a run of {a[1][0].cell.task}, {b[0]} of {b[1][0].cell.task}; compare one task")
-    found = compare(a[1], b[1], Samples(scores))
+    samples = Samples(scores)
+    found = compare(a[1], b[1], samples)
     unit = next(iter(a[1][0].metrics.values())).unit
     primary = next(iter(a[1][0].metrics))
     lines = [
         f"## {title}: {a[0]} against {b[0]}",
         f"{primary}: {_difference(found, unit)}",
         _options(a, b),
-        _flipped(a, b, scores),
+        _flipped(a, b, found, samples),
     ]
     return "\n\n".join(line for line in lines if line)
 
@@ -78,11 +92,12 @@ def _section(title: str, a: Side, b: Side, scores: Scores) -> str:
 def _difference(found: Comparison, unit: str) -> str:
     of = found.difference
     low, high = of.ci95
-    seeds = f"seed{'s' if len(found.seeds) > 1 else ''} {', '.join(map(str, found.seeds))}"
-    verdict = "cannot be told apart at 5 %" if found.p_value > 0.05 else "differ at 5 %"
+    seeds = f"seed{'s' if len(found.a) > 1 else ''} {', '.join(str(run.cell.seed) for run in found.a)}"
+    verdict = "cannot be told apart at 5 %" if found.p_value > ALPHA else "differ at 5 %"
+    p = "p < 0.001" if found.p_value < 0.001 else f"p = {found.p_value:.3f}"
     return (
-        f"difference {of.difference:+.2f} {unit} [{low:+.2f}, {high:+.2f}], p = {found.p_value:.4g} "
-        f"({found.test}, {of.n:,} pairs of {of.clusters:,} pictures or questions, {seeds}): they {verdict}."
+        f"difference {of.difference:+.2f} {points(unit)}, 95 % interval [{low:+.2f}, {high:+.2f}], {p} "
+        f"({found.test}, {seeds}: {of.n:,} pairs of answers on {of.clusters:,} questions or pictures): they {verdict}."
     )
 
 
@@ -94,19 +109,22 @@ def _options(a: Side, b: Side) -> str:
 
 
 def _value(options: Mapping[str, Any], name: str) -> str:
-    return show(options[name]) if name in options else "none"
+    return show(options[name]) if name in options else "no such option"
 
 
-def _flipped(a: Side, b: Side, scores: Scores) -> str:
-    """Examples of the first common run on which one does better than the other."""
-    mine, other = scores(a[1][0]), scores(b[1][0])
-    better = [id for id in sorted(mine) if mine[id].value > other[id].value]
-    worse = [id for id in sorted(mine) if mine[id].value < other[id].value]
+def _flipped(a: Side, b: Side, found: Comparison, samples: Samples) -> str:
+    """Examples on which one does better than the other, in all the runs that were compared."""
+    mine, other = samples.of(found.a), samples.of(found.b)
+    named = [(id, run.cell.seed) for run, ids in zip(found.a, mine.ids, strict=True) for id in ids]
+    pairs = list(zip(named, mine.values, other.values, strict=True))
+    better = [name for name, x, y in pairs if x > y]
+    worse = [name for name, x, y in pairs if x < y]
     return "\n".join(
-        f"- {name} does better on {len(ids):,} of {len(mine):,}{_first(ids)}"
-        for name, ids in ((a[0], better), (b[0], worse))
+        f"- {name} does better on {len(where):,} of {len(pairs):,}{_first(where, seeds=len(found.a))}"
+        for name, where in ((a[0], better), (b[0], worse))
     )
 
 
-def _first(ids: Sequence[str]) -> str:
-    return f" (first: {', '.join(ids[:_SHOWN])})" if ids else ""
+def _first(where: Sequence[tuple[str, int]], *, seeds: int) -> str:
+    shown = [id if seeds == 1 else f"{id} in seed {seed}" for id, seed in where[:_SHOWN]]
+    return f" (first: {', '.join(shown)})" if shown else ""

@@ -57,7 +57,8 @@ def _read(store: Store, record: Record) -> dict[str, ExampleScore]:
         return {}
     path = store.folder(record) / record.predictions.file
     try:
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        # Not splitlines: answers may hold other line separators than the one that ends a line here.
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
         return {line["id"]: ExampleScore(line["group"], float(line["score"])) for line in lines if "score" in line}
     except OSError as error:
         raise StoreError(f"{path}: the predictions of {record.run_id} cannot be read ({error.strerror})") from None

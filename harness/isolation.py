@@ -6,7 +6,9 @@ import multiprocessing
 import signal
 import traceback
 from collections.abc import Callable
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar, cast
 
 R = TypeVar("R")
@@ -29,7 +31,10 @@ def apart(call: Callable[..., R], *arguments: Any) -> R:
     context.set_forkserver_preload(["harness.run"])
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_serve, args=(sender, call, arguments))
-    process.start()
+    try:
+        _start(process)
+    except (ConnectionError, EOFError) as error:
+        raise ProcessEndedError(f"it could not be started ({error})") from None
     sender.close()
     try:
         return cast(R, _result(receiver))
@@ -40,7 +45,24 @@ def apart(call: Callable[..., R], *arguments: Any) -> R:
         process.join()
 
 
+def _start(process: BaseProcess) -> None:
+    """Start the server and the process; Ctrl-C comes after that, as either would end with a traceback."""
+    pressed: list[int] = []
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # which the server inherits
+    try:
+        forkserver.ensure_running()
+        signal.signal(signal.SIGINT, lambda number, _: pressed.append(number))
+        process.start()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if pressed:
+        process.terminate()
+        process.join()
+        raise KeyboardInterrupt
+
+
 def _serve(sender: Connection, call: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         sender.send((True, call(*arguments)))
     except Exception as error:  # noqa: BLE001 - it is raised again where the call was made

@@ -31,6 +31,7 @@ from harness.columns import (
 from harness.example_scores import Scores, no_scores
 from harness.overall import Overall, overall
 from harness.record import METERS, Record
+from harness.settings import suggest
 from harness.tables import Row, Table, flatten, show, tables
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ def _viewed(found: list[Table], view: View) -> list[Table]:
     known = {cost.key for cost in COSTS} | {name for table in found for name in table.metrics}
     for key in (*view.columns, *([view.sort] if view.sort else [])):
         if found and key not in known:
-            raise UnknownColumn(f"no table has a column {key!r}; known: {', '.join(sorted(known))}")
+            raise UnknownColumn(f"no table has a column {key!r}; {suggest(key, sorted(known))}")
     return [_sorted(table, view.sort) for table in found] if view.sort else found
 
 
@@ -266,7 +267,9 @@ def _grid(table: Table, chosen: Sequence[str], form: _Form) -> str:
 def _shown(table: Table, chosen: Sequence[str]) -> list[Column]:
     every = columns(table)
     if chosen:
-        return [column for key in chosen for column in every if column.key == key]
+        found = [column for key in chosen for column in every if column.key == key]
+        # Of tables of other tasks too, what the methods are compared by.
+        return found if any(column.kind == "score" for column in found) else [every[0], *found]
     return [column for column in every if column is every[0] or any(cell.value is not None for cell in column.cells)]
 
 

@@ -18,12 +18,13 @@ class Incomparable(ValueError):
 
 @dataclass(frozen=True)
 class Comparison:
-    """A minus B in the unit of the primary score, the p-value and the test that gave it, and over which seeds."""
+    """A minus B in the unit of the primary score, the p-value and its test, and the runs that were paired."""
 
     difference: PairedDifference
     p_value: float
     test: str
-    seeds: tuple[int, ...]
+    a: tuple[Record, ...]
+    b: tuple[Record, ...]
 
 
 @dataclass(frozen=True)
@@ -86,11 +87,10 @@ def compare(a: Sequence[Record], b: Sequence[Record], samples: Samples) -> Compa
     if (count := len(set(first.groups))) < FEWEST_GROUPS:
         raise Incomparable(f"{count} pictures or questions are too few for a test ({FEWEST_GROUPS} or more)")
     found = difference(first.resampled, second.resampled)
-    seeds = tuple(run.cell.seed for run in first.runs)
     if len(pairs) == 1 and {*first.values, *second.values} <= {0.0, 100.0}:
         answers = ([value > 0 for value in sample.values] for sample in (first, second))
-        return Comparison(found, mcnemar(*answers), "exact McNemar test", seeds)
-    return Comparison(found, found.p_value, "paired bootstrap by picture", seeds)
+        return Comparison(found, mcnemar(*answers), "exact McNemar test", first.runs, second.runs)
+    return Comparison(found, found.p_value, "paired bootstrap by picture", first.runs, second.runs)
 
 
 def _pairs(a: Sequence[Record], b: Sequence[Record]) -> list[tuple[Record, Record]]:

@@ -25,6 +25,7 @@ def collect(
     device: str,
     precision: str,
     kernels: str,
+    isolated: bool,
     data: Mapping[str, Any],
     weights: Mapping[str, Any],
     code: Mapping[str, Any],
@@ -38,6 +39,7 @@ def collect(
         device: as torch names it; the GPU is looked up only for a CUDA device.
         precision: of the forward pass.
         kernels: the kernel implementation that ran, not the one asked for.
+        isolated: whether the run had a process of its own.
         data: hashes of the data, by the caller's names.
         weights: hashes of the backbone's weights, likewise.
         code: what `code` said before the run.
@@ -58,6 +60,7 @@ def collect(
         "device": device,
         "precision": precision,
         "kernels": kernels,
+        "isolated": isolated,
         "data": dict(data),
         "weights": dict(weights),
         "started": _iso(started),

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.record import Distribution, Record
-from harness.settings import UsageError, suggest
+from harness.record import Distribution, MetricValue, Record
+from harness.settings import UsageError
 from harness.tables import flatten, show
 
 Parse = Callable[[Sequence[str]], argparse.Namespace]
@@ -23,9 +23,8 @@ def find(records: Sequence[Record], run_id: str) -> Record:
     """
     matching = [record for record in records if record.run_id.startswith(run_id)]
     if len(matching) != 1:
-        known = [record.run_id for record in records]
-        hint = suggest(run_id, known) if not matching else f"{len(matching)} runs begin so; write more of it"
-        raise UsageError(f"run {run_id!r}: {hint}")
+        many = f"{len(matching)} runs begin so; write more of it"
+        raise UsageError(f"run {run_id!r}: {many if matching else 'no run of this results folder begins so'}")
     if matching[0].status != "ok":
         raise UsageError(
             f"run {run_id!r} is {matching[0].status}: {matching[0].reason}; only finished runs are compared"
@@ -58,11 +57,16 @@ def report(before: Record, after: Record) -> str:
     from tabulate import tabulate
 
     rows = [
-        [name, _number(score.value), _number(again.value if (again := after.metrics.get(name)) else None)]
+        [
+            name,
+            _number(score.value),
+            _number(again.value if (again := after.metrics.get(name)) else None),
+            _mark(score, again),
+        ]
         for name, score in before.metrics.items()
     ]
-    rows += [[name, _number(_median(before, name)), _number(_median(after, name))] for name in ("train_step_ms",)]
-    table = tabulate(rows, headers=["", "recorded", "now"], tablefmt="github", disable_numparse=True)
+    rows.append(["train_step_ms", *(_number(_median(record, "train_step_ms")) for record in (before, after)), ""])
+    table = tabulate(rows, headers=["", "recorded", "now", ""], tablefmt="github", disable_numparse=True)
     differing = [*_differing("option", before.cell.options, after.cell.options), *_provenance(before, after)]
     noted = "\n".join(["What differs:", "", *differing]) if differing else "Code, machine and options are the same."
     return "\n\n".join([f"## {before.run_id} and {after.run_id}", noted, table, _verdict(before, after)])
@@ -76,12 +80,17 @@ def same(before: Record, after: Record) -> bool:
 
 
 def _verdict(before: Record, after: Record) -> str:
-    if not same(before, after):
-        return "Scores differ."
     files = before.predictions, after.predictions
-    if files[0] and files[1] and files[0].sha256 == files[1].sha256:
+    predicted = files[0] is not None and files[1] is not None and files[0].sha256 == files[1].sha256
+    if not same(before, after):
+        return f"Scores differ{', though every prediction is the same: was the record edited?' if predicted else '.'}"
+    if predicted:
         return "Every score and every prediction is the same."
     return "Every score is the same; predictions differ, or are written in another form."
+
+
+def _mark(score: MetricValue, again: MetricValue | None) -> str:
+    return "" if again is not None and again.value == score.value else "differs"
 
 
 def _provenance(before: Record, after: Record) -> list[str]:

@@ -28,6 +28,7 @@ from methods.kernels import Kernels
 from tasks import ExampleScore
 
 INTERRUPTED = 130
+INTERRUPTION = "stopped by the user (Ctrl-C)"
 
 
 @dataclass(frozen=True)
@@ -162,7 +163,6 @@ def _identity(bench: Bench, cell: CellPlan) -> Cell:
             "precision": plan.precision,
             "device": plan.device.split(":")[0],
             "kernels": plan.kernels,
-            "isolate": plan.isolate,
             "train_limit": plan.train_limit,
             "eval_limit": plan.eval_limit,
         },
@@ -188,6 +188,8 @@ def _apart(bench: Bench, plan: CellPlan, ready: Ready, number: str) -> str:
     alone = dataclasses.replace(bench.plan, cells=(plan,), fresh=True)
     try:
         return isolation.apart(_fresh_cell, alone, bench.data[plan.task_name], bench.weights_sha256, ready, number)
+    except KeyboardInterrupt:
+        return _append(bench, plan, ready, started, number, Ending("interrupted", INTERRUPTION))
     except isolation.ProcessEndedError as error:
         ending = Ending("failed", f"the process of this run ended: {error}")
         return _append(bench, plan, ready, started, number, ending)
@@ -206,14 +208,17 @@ def _cell(bench: Bench, plan: CellPlan, ready: Ready, number: str) -> str:
     """Run one cell to its record: the one boundary where an error becomes a record. Returns the status."""
     found = None if bench.plan.fresh else bench.store.find(cell_key(_identity(bench, plan)))
     if found is not None:
-        _say(f"{_label(bench, plan, number)}: kept {found.run_id} ({_headline(found)})")
+        unsaved = (
+            "; --save has nothing of it, --fresh trains it again" if bench.plan.save and found.status == "ok" else ""
+        )
+        _say(f"{_label(bench, plan, number)}: kept {found.run_id} ({_headline(found)}){unsaved}")
         return found.status
     started = datetime.now(UTC)
     bench.model.kernels = Kernels(bench.plan.kernels)
     try:
         ending = Ending("skipped", ready.skip) if ready.skip is not None else _measured(bench, plan, number)
     except KeyboardInterrupt:
-        ending = Ending("interrupted", "stopped by the user (Ctrl-C)")
+        ending = Ending("interrupted", INTERRUPTION)
     except Exception as error:  # noqa: BLE001 - the cell boundary: recorded with its traceback, the matrix goes on
         ending = Ending("failed", f"{type(error).__name__}: {error}", traceback.format_exc())
     return _append(bench, plan, ready, started, number, ending)
@@ -270,6 +275,7 @@ def _provenance(bench: Bench, plan: CellPlan, ready: Ready, started: datetime) -
         argv=bench.plan.argv,
         device=bench.plan.device,
         precision=bench.plan.precision,
+        isolated=bench.plan.isolate,
         kernels=", ".join(sorted(bench.model.kernels.ran)) or "none",
         data={"root": str(data.root), "sha256": data.sha256, "prompts_cut": cut},
         weights={"sha256": bench.weights_sha256},

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from harness.record import PredictionsFile, Record, cell_key, load
+from harness.record import PredictionsFile, Record, RecordError, cell_key, load
 
 _LONGEST_FOLDER = 120
 
@@ -99,7 +99,7 @@ class Store:
         paths = [path for path in found if path in self._known or path.is_file()]
         for path in paths:
             if path not in self._known:
-                self._known[path] = load(path)
+                self._known[path] = _load(path)
         return [self._known[path] for path in sorted(paths, key=lambda path: (self._known[path].run_id, str(path)))]
 
     def find(self, key: str) -> Record | None:
@@ -110,6 +110,13 @@ class Store:
         """
         done = (record for record in reversed(self.read()) if record.status in ("ok", "skipped"))
         return next((record for record in done if cell_key(record.cell) == key), None)
+
+
+def _load(path: Path) -> Record:
+    try:
+        return load(path)
+    except RecordError as error:
+        raise RecordError(f"{error}; 'vltune results check' finds all such files") from None
 
 
 def folder_name(name: str) -> str:

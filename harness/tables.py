@@ -41,6 +41,8 @@ class Row:
 class Table:
     """Comparable rows. `common` holds their shared options, `metrics` a sample of each score, the primary first.
 
+    `isolated`: every run had a process of its own.
+
     `standing` says which methods cannot be told apart from the best, or why that was not tested; None where there are
     no two methods with a score.
     """
@@ -50,6 +52,7 @@ class Table:
     backbone: str
     common: dict[str, Any]
     hardware: list[str]
+    isolated: bool
     metrics: dict[str, MetricValue]
     rows: list[Row]
     absent: list[Row]
@@ -125,6 +128,7 @@ def _table(records: Sequence[Record], title: str, scores: Scores) -> Table:
         task=records[0].cell.task,
         backbone=records[0].cell.backbone,
         common=_shown(records),
+        isolated=all(record.provenance.get("isolated") is True for record in counted),
         hardware=sorted({machine for record in counted if (machine := _machine(record))}),
         metrics=metrics,
         rows=sorted((row for row, _ in done.values()), key=lambda row: _rank(row, metrics)),

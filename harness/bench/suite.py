@@ -49,6 +49,7 @@ def run(names: Sequence[str], *, device: str, reduced: bool, out: Path | None, a
             device=device,
             precision="named by each case",
             kernels="named by each row",
+            isolated=False,
             data={},
             weights={"weights": "random, but for mini"},
             code=code,

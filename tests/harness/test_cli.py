@@ -15,6 +15,7 @@ import tasks
 from harness import cli
 
 ROOT = Path(__file__).parents[2]
+REFERENCE = ROOT / "results" / "reference"
 RUN = ("run", "--methods", "ademvl", "--task", "scienceqa", "--device", "cpu")
 IMPORT, EXPORT = (("checkpoint", way, "x.pth", "--out", "y") for way in ("import", "export"))
 
@@ -217,6 +218,37 @@ def test_leaderboard_of_an_empty_folder(capsys: pytest.CaptureFixture[str], tmp_
     assert cli.main(["leaderboard", "--results", str(tmp_path), "--out", str(out)]) == 0
     assert out.read_text(encoding="utf-8") == "No runs to compare.\n"
     assert capsys.readouterr().out == ""
+
+
+def test_the_report_is_one_page(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    out = tmp_path / "a report.html"
+    command = ["leaderboard", "--results", str(REFERENCE), "--format", "html", "--task", "scienceqa"]
+    assert cli.main([*command, "--out", str(out)]) == 0
+    page = out.read_text(encoding="utf-8")
+    assert page.lower().startswith("<!doctype html>")
+    assert "scienceqa · smol" in page
+    assert "retrieval · mini" not in page
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--format", "html"], "--format html: a page to look at; name its file with --out FILE.html"),
+        (["--format", "html", "--out", "x.html", "--sort", "cider"], "--sort: is chosen on the page"),
+        (["--format", "html", "--out", "x.html", "--data-root", "/no/such"], "--data-root /no/such: no such folder"),
+        (["--format", "csv", "--columns", "accuracy"], "--columns: csv holds every column; drop one of the two"),
+        (["--columns", " , "], "argument --columns: names no column"),
+        (["--format", "csv", "--data-root", "."], "--data-root: the report of --format html shows examples; drop it"),
+        (["--columns", "acuracy"], "--columns or --sort: no table has a column 'acuracy'; did you mean 'accuracy'?"),
+    ],
+)
+def test_what_a_format_does_not_take_is_refused(
+    options: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["leaderboard", "--results", str(REFERENCE), "--task", "scienceqa", *options]) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.err.count("\n") == 1
 
 
 def test_doctor_finds_what_the_default_run_needs(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

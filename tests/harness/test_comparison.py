@@ -39,10 +39,10 @@ def test_two_methods_are_tested_and_their_options_told_apart(results: Path, caps
     assert compare(results, "lora", "frozen") == 0
     text = capsys.readouterr().out
     assert "lora against frozen" in text
-    assert "60 pairs of 60 pictures or questions, seed 0" in text
-    assert "exact McNemar test" in text
+    assert "(exact McNemar test, seed 0: 60 pairs of answers on 60 questions or pictures)" in text
+    assert "percentage points, 95 % interval [" in text
     assert "- method.rank: " in text
-    assert " against none" in text
+    assert " against no such option" in text
     assert "- lora does better on" in text
 
 
@@ -50,6 +50,12 @@ def test_runs_are_named_by_their_ids(results: Path, capsys: Captured) -> None:
     ids = [record.run_id for record in Store(results).read() if record.cell.method == "memvp"]
     assert compare(results, *ids) == 0
     assert "- method.slots: 16 against 20" in capsys.readouterr().out
+
+
+def test_the_beginning_of_a_run_id_will_do(results: Path, capsys: Captured) -> None:
+    ids = [record.run_id for record in Store(results).read() if record.cell.method == "memvp"]
+    assert compare(results, *(id[:-3] for id in ids)) == 0
+    assert all(id in capsys.readouterr().out for id in ids[:1])
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,12 @@ def test_scores_come_back_as_they_were_written(tmp_path: Path) -> None:
     assert reader(store)(record) == SCORES
 
 
+def test_line_separators_within_an_answer_end_no_line(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.append(make(), rows([Prediction("1", "a\u2028b\u2029c\x85d\x0be\nf"), PREDICTIONS[1]], SCORES))
+    assert reader(store)(store.read()[0]) == SCORES
+
+
 def test_predictions_without_scores_have_none(tmp_path: Path) -> None:
     store = Store(tmp_path)
     store.append(make("a"), rows(PREDICTIONS, {}))

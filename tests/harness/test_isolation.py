@@ -60,7 +60,7 @@ def test_runs_of_their_own_processes_give_the_same(arguments: list[str], tmp_pat
         assert apart[method].predictions == here[method].predictions or (
             apart[method].predictions.sha256 == here[method].predictions.sha256  # type: ignore[union-attr]
         )
-        assert apart[method].cell.options["run"]["isolate"] is True
+        assert (here[method].provenance["isolated"], apart[method].provenance["isolated"]) == (False, True)
     assert cli.main([*arguments, str(tmp_path / "apart"), "--isolate"]) == 0
     assert len(Store(tmp_path / "apart").read()) == 2, "runs that are recorded are kept"
 

@@ -266,6 +266,17 @@ def test_the_memory_of_a_whole_process_is_not_marked() -> None:
     assert shown == {"100": "earlier", "**100**": "alone"}
 
 
+def test_the_memory_of_a_process_for_each_run_is_marked() -> None:
+    own = {"run__device": "cpu", "provenance": {"isolated": True}}
+    records = [
+        make(name, meters={"train_peak_bytes": scalar(size * 1e6, "bytes")}, **own)
+        for name, size in (("a", 1), ("b", 2))
+    ]
+    text = markdown(records)
+    assert column(text, "Train memory MB")["a"] == "**1.00**"
+    assert "Memory is the whole process's; each run had its own." in text
+
+
 def test_columns_are_chosen_and_rows_sorted() -> None:
     records = [make("a", 60.0, step_ms=20.0), make("b", 50.0, step_ms=10.0), make("full", 99.0, step_ms=15.0)]
     view = View(columns=("train_step_ms", "accuracy"), sort="train_step_ms")
@@ -278,8 +289,23 @@ def test_columns_are_chosen_and_rows_sorted() -> None:
 
 @pytest.mark.parametrize("view", [View(columns=("acuracy",)), View(sort="acuracy")])
 def test_a_column_that_no_table_has_is_refused(view: View) -> None:
-    with pytest.raises(UnknownColumn, match="no table has a column 'acuracy'; known: .*accuracy, .*train_step_ms"):
+    with pytest.raises(UnknownColumn, match="no table has a column 'acuracy'; did you mean 'accuracy'"):
         render([make()], format="md", view=view)
+
+
+def test_a_table_without_the_chosen_scores_keeps_its_own() -> None:
+    scores = {"cider": MetricValue(value=50.0, unit="points", goal="max", n=5)}
+    records = [make("a"), make("a", task="coco_caption", metrics=scores)]
+    found = parsed(render(records, format="md", view=View(columns=("accuracy", "train_step_ms"))))
+    assert [list(rows[0]) for rows in found[:2]] == [
+        ["Method", "CIDEr points", "Seeds", "Train step ms"],
+        ["Method", "Acc. %", "Seeds", "Train step ms"],
+    ]
+
+
+def test_baselines_are_said_to_stand_apart() -> None:
+    assert "Baselines are shown for orientation: not ranked" in markdown([make("a"), make("blind")])
+    assert "Baselines" not in markdown([make("a")])
 
 
 def test_columns_without_any_value_are_left_out_and_explained() -> None:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import pytest
 from scipy.stats import binomtest
 
+from harness.comparison import report
 from harness.example_scores import Scores
 from harness.leaderboard import markdown
 from harness.paired import Incomparable, Samples, compare
@@ -37,7 +38,7 @@ def test_one_seed_of_answers_is_tested_by_mcnemar() -> None:
     found = compare([a], [b], Samples(reading((a, left), (b, right))))
     # a alone is right on 12 to 19, b alone on 0 to 2.
     assert found.p_value == pytest.approx(binomtest(8, 11).pvalue, abs=1e-12)
-    assert (found.test, found.seeds) == ("exact McNemar test", (0,))
+    assert (found.test, found.a, found.b) == ("exact McNemar test", (a,), (b,))
     assert found.difference.difference == pytest.approx(5.0)
 
 
@@ -46,7 +47,8 @@ def test_seeds_are_pooled_over_those_that_both_have() -> None:
     pairs = [(record, answers(0.8 if name == "a" else 0.5, seed=seed)) for (name, seed), record in runs.items()]
     a, b = [runs["a", seed] for seed in (0, 1, 2)], [runs["b", seed] for seed in (2, 1)]
     found = compare(a, b, Samples(reading(*pairs)))
-    assert (found.test, found.seeds) == ("paired bootstrap by picture", (1, 2))
+    assert found.test == "paired bootstrap by picture"
+    assert [run.cell.seed for run in found.a] == [run.cell.seed for run in found.b] == [1, 2]
     assert (found.difference.n, found.difference.clusters) == (2 * QUESTIONS, QUESTIONS)
     assert found.difference.difference == pytest.approx(30.0)
     assert found.p_value < 0.001
@@ -57,6 +59,18 @@ def test_scores_that_are_no_answers_are_bootstrapped() -> None:
     left = {str(n): ExampleScore(str(n // 5), float(n % 7)) for n in range(300)}
     found = compare([a], [b], Samples(reading((a, left), (b, left))))
     assert (found.p_value, found.test, found.difference.clusters) == (1.0, "paired bootstrap by picture", 60)
+
+
+def test_what_flipped_is_counted_over_all_seeds() -> None:
+    runs = {(name, seed): make(name, seed=seed) for name in "ab" for seed in (0, 1)}
+    right = {("a", 0): 0, ("b", 0): 2, ("a", 1): 5, ("b", 1): 0}  # so many of the first 60 questions
+    pairs = [
+        (runs[key], {f"{n:02}": ExampleScore(str(n), 100.0 * (n < count)) for n in range(60)})
+        for key, count in right.items()
+    ]
+    text = report("a", "b", list(runs.values()), reading(*pairs))
+    assert "- a does better on 5 of 120 (first: 00 in seed 1, 01 in seed 1, " in text
+    assert "- b does better on 2 of 120 (first: 00 in seed 0, 01 in seed 0)" in text
 
 
 @pytest.mark.parametrize(

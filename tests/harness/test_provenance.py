@@ -24,6 +24,7 @@ def collect(**changes: Any) -> dict[str, Any]:
         "device": "cpu",
         "precision": "fp32",
         "kernels": "reference",
+        "isolated": False,
         "data": {"test": "ab"},
         "weights": {"llm": "cd"},
         "started": START,

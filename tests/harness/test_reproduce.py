@@ -55,10 +55,14 @@ def test_what_differs_is_reported(results: Path, tmp_path: Path, capsys: Capture
     assert cli.main(["reproduce", original, "--results", str(changed), "--out", str(tmp_path / "new")]) == 1
     text = capsys.readouterr().out
     assert "- packages.torch: 1.0 recorded, " in text
-    assert "Scores differ." in text
+    assert "differs |" in text
+    assert "Scores differ, though every prediction is the same: was the record edited?" in text
 
 
-@pytest.mark.parametrize(("wanted", "message"), [("x", "run 'x': "), ("20", "4 runs begin so; write more of it")])
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [("x", "run 'x': no run of this results folder begins so"), ("20", "4 runs begin so; write more of it")],
+)
 def test_an_id_that_names_no_single_run_is_refused(
     wanted: str, message: str, results: Path, tmp_path: Path, capsys: Captured
 ) -> None:

@@ -1,0 +1,91 @@
+"""What each run answered: the predictions beside the records, only where they are the file that the record names."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from harness import example_scores
+from harness.example_scores import Scores
+from harness.paired import Incomparable
+from harness.record import Record
+from harness.store import Store, StoreError
+from tasks import ExampleScore
+
+NO_FOLDER = "the report was made without the results folder"
+
+# No score is larger; the tests would overflow.
+_LARGEST = 1e12
+
+
+class NoAnswersError(ValueError):
+    """Why answers cannot be shown, in words for the reader of the page."""
+
+
+def read(record: Record, store: Store) -> list[dict[str, Any]]:
+    """The predictions of a run in their order.
+
+    Raises:
+        NoAnswersError: none were saved, the file is gone, not the one that the record names, or malformed.
+    """
+    name, content = _content(record, store)
+    try:
+        # Not splitlines: answers may hold other line separators than the one that ends a line here.
+        lines = [json.loads(line) for line in content.decode("utf-8").split("\n") if line]
+        ids = [line["id"] for line in lines]
+    except (ValueError, TypeError, KeyError):
+        raise NoAnswersError(f"{name} does not hold predictions") from None
+    if not all(isinstance(id, str) for id in ids):
+        raise NoAnswersError(f"{name} has an id that is no text")
+    if len(set(ids)) != len(ids):
+        raise NoAnswersError(f"{name} answers an example twice")
+    return lines
+
+
+def scores(store: Store | None) -> Scores:
+    """Reads scores by example, for the page: a file that cannot be used is a reason, and no end of the page.
+
+    Returns:
+        `harness.example_scores.reader`, which here raises `Incomparable` where there is no folder to read from, and
+        where the file is gone, malformed or not the one that the record names.
+    """
+    if store is None:
+        return _no_folder
+    read_scores = example_scores.reader(store)
+
+    def checked(record: Record) -> Mapping[str, ExampleScore]:
+        if record.predictions is None:
+            return {}
+        try:
+            name, _ = _content(record, store)
+        except NoAnswersError as error:
+            raise Incomparable(str(error)) from None
+        try:
+            found = read_scores(record)
+        except StoreError:
+            raise Incomparable(f"{name} does not hold the scores that a run writes") from None
+        if not all(isinstance(part.group, str) and abs(part.value) <= _LARGEST for part in found.values()):
+            raise Incomparable(f"{name} does not hold the scores that a run writes")
+        return found
+
+    return checked
+
+
+def _no_folder(record: Record) -> Mapping[str, ExampleScore]:
+    raise Incomparable(NO_FOLDER)
+
+
+def _content(record: Record, store: Store) -> tuple[str, bytes]:
+    """Name and bytes of the predictions that a record names."""
+    if record.predictions is None:
+        raise NoAnswersError(f"run {record.run_id} has no saved predictions")
+    path = store.folder(record) / record.predictions.file
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise NoAnswersError(f"{path.name} cannot be read ({error.strerror})") from None
+    if hashlib.sha256(content).hexdigest() != record.predictions.sha256:
+        raise NoAnswersError(f"{path.name} is not the file that its record names: it was edited or cut")
+    return path.name, content

@@ -1,0 +1,57 @@
+"""What the page is made of besides data: scripts, styles, and the policy that lets nothing else in."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path(__file__).parent
+_SCRIPTS = ("theme", "grid", "labels", "plots", "examples", "runs", "filters")
+
+
+def styles() -> str:
+    """The style sheet."""
+    return (FOLDER / "static" / "report.css").read_text(encoding="utf-8")
+
+
+def own_script() -> str:
+    """The page's own scripts as one."""
+    parts = [(FOLDER / "static" / f"{name}.js").read_text(encoding="utf-8") for name in _SCRIPTS]
+    return in_script('"use strict";\n' + "\n".join(parts))
+
+
+def plotly_script() -> str:
+    """plotly.js as its Python package ships it."""
+    from plotly.offline import get_plotlyjs
+
+    return in_script(get_plotlyjs())
+
+
+def in_script(source: str) -> str:
+    """A script that cannot end its element early; line ends as the HTML parser leaves them.
+
+    Both escapes mean the same text within strings and patterns, the only places where scripts have these words.
+    """
+    lines = source.replace("\r\n", "\n").replace("\r", "\n")
+    return lines.replace("</script", "<\\/script").replace("<!--", "\\x3c!--")
+
+
+def policy(scripts: list[str]) -> str:
+    """The content security policy: exactly these inline scripts, no connection, no other source.
+
+    plotly.js sets inline styles, so these are allowed; all text is escaped, so no style can come from a record.
+    """
+    hashes = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(s.encode()).digest()).decode()}'" for s in scripts)
+    return (
+        f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data: blob:; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+def data_block(data: Any) -> str:
+    """JSON for a `<script type="application/json">`: ASCII, and without any character that HTML knows."""
+    text = json.dumps(data, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")

@@ -1,0 +1,140 @@
+"""The report's content as plain data: one section per comparison table, and the pages of all runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.columns import visible, warnings
+from harness.example_scores import Scores
+from harness.record import Record
+from harness.report import answers, browser
+from harness.report.bars import Chart, charts
+from harness.report.colours import Look, look_of, looks
+from harness.report.evidence import Evidence, excuse, gather
+from harness.report.grid import Grid, grid
+from harness.report.matrix import Verdicts, verdicts
+from harness.report.pareto import plots
+from harness.report.runs import run_page
+from harness.report.wording import listed, pairs
+from harness.store import Store
+from harness.tables import Row, Table, tables
+
+
+@dataclass(frozen=True)
+class Absent:
+    """A method without a result, and why."""
+
+    label: str
+    status: str
+    seeds: str
+    reason: str
+    run: str
+
+
+@dataclass(frozen=True)
+class Section:
+    """One comparison table with everything that belongs to it."""
+
+    id: str
+    title: str
+    task: str
+    warnings: list[str]
+    hardware: str
+    options: list[tuple[str, str]]
+    grid: Grid
+    absent: list[Absent]
+    charts: list[Chart]
+    tests: Verdicts
+    plots: list[dict[str, Any]]
+    examples: dict[str, Any] | None
+    no_examples: str
+    not_judged: str
+
+
+@dataclass(frozen=True)
+class Page:
+    """Everything that is shown."""
+
+    sections: list[Section]
+    tasks: list[str]
+    looks: list[Look]
+    runs: dict[str, dict[str, Any]]
+    statuses: list[tuple[str, int]]
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Where the sections come from: runs by id, the look of each method, and what the files tell."""
+
+    by_run: Mapping[str, Record]
+    looks: Mapping[str, Look]
+    store: Store | None
+    data_roots: Sequence[Path]
+    scores: Scores
+
+
+def page(records: Sequence[Record], store: Store | None, data_roots: Sequence[Path]) -> Page:
+    """The content for these records, whatever their order.
+
+    Args:
+        records: from one results folder.
+        store: that folder, for the predictions; None leaves out what needs them.
+        data_roots: folders with the tasks' data, for prompts, right answers and pictures.
+    """
+    ordered = sorted(records, key=lambda record: (record.run_id, record.to_json()))
+    by_run = {record.run_id: record for record in ordered}
+    source = _Source(by_run, looks(ordered), store, data_roots, answers.scores(store))
+    found = tables(ordered, source.scores)
+    sections = [_section(index, found, source) for index in range(len(found))]
+    counts: dict[str, int] = {}
+    for record in ordered:
+        counts[record.status] = counts.get(record.status, 0) + 1
+    return Page(
+        sections,
+        sorted({section.task for section in sections}),
+        sorted(source.looks.values(), key=lambda look: (look.baseline, look.name)),
+        {record.run_id: run_page(record) for record in ordered},
+        sorted(counts.items()),
+    )
+
+
+def _section(index: int, found: Sequence[Table], source: _Source) -> Section:
+    table = found[index]
+
+    def look(row: Row) -> Look:
+        return look_of(row, source.by_run, source.looks)
+
+    evidence = gather(table, source.by_run, source.store, source.data_roots, source.scores)
+    return Section(
+        id=f"table-{index + 1}",
+        title=visible(table.title),
+        task=visible(table.task),
+        warnings=warnings(table),
+        hardware=listed(map(visible, table.hardware)),
+        options=pairs(table.common),
+        grid=grid(table, look),
+        absent=[_absent(row) for row in table.absent],
+        charts=charts(table, look),
+        tests=verdicts(table, source.by_run, source.scores, look),
+        plots=plots(table, look, source.by_run),
+        examples=_examples(evidence, look, len(found)),
+        no_examples=excuse(evidence.no_lines),
+        not_judged=excuse(evidence.not_judged),
+    )
+
+
+def _absent(row: Row) -> Absent:
+    return Absent(visible(row.method), row.status, listed(map(str, row.seeds)), visible(row.reason or ""), row.runs[-1])
+
+
+def _examples(evidence: Evidence, look: Callable[[Row], Look], tables: int) -> dict[str, Any] | None:
+    if not evidence.rows:
+        return None
+    rows = []
+    for found in evidence.rows:
+        style, lines = look(found.row), {line["id"]: line for line in found.lines}
+        rows.append(browser.Answered(visible(found.row.method), style.css, style.name, found.seed, lines, found.scores))
+    return browser.browser(rows, evidence.questions, tables=tables, pictures=browser.PICTURES // tables)
