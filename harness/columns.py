@@ -155,7 +155,9 @@ def warnings(table: Table) -> list[str]:
     loud = []
     if train is not None or evaluation is not None:
         limits = f"{_limit(train)} training / {_limit(evaluation)} evaluation examples"
-        loud.append(f"Limited data: {limits} (an image with all its captions is one).")
+        trained = common.get("data.train")
+        captioned = isinstance(train, int) and isinstance(trained, int) and trained > train
+        loud.append(f"Limited data: {limits}{' (an image with all its captions is one)' if captioned else ''}.")
     if common.get("run.weights") == "random":
         loud.append("Random weights: costs only, accuracy is not ranked.")
     if table.backbone == "mini":

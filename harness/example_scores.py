@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -56,11 +57,18 @@ def _read(store: Store, record: Record) -> dict[str, ExampleScore]:
     if record.predictions is None:
         return {}
     path = store.folder(record) / record.predictions.file
+    fix = "restore it from a copy, or run the cell again with --fresh"
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise StoreError(
+            f"{path}: the predictions of {record.run_id} cannot be read ({error.strerror}); {fix}"
+        ) from None
+    if hashlib.sha256(content).hexdigest() != record.predictions.sha256:
+        raise StoreError(f"{path}: not the file that its record names (sha256); {fix}")
     try:
         # Not splitlines: answers may hold other line separators than the one that ends a line here.
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+        lines = [json.loads(line) for line in content.decode("utf-8").split("\n") if line]
         return {line["id"]: ExampleScore(line["group"], float(line["score"])) for line in lines if "score" in line}
-    except OSError as error:
-        raise StoreError(f"{path}: the predictions of {record.run_id} cannot be read ({error.strerror})") from None
     except (ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"{path}: not what a run wrote ({error}); restore it or remove the record") from None
+        raise StoreError(f"{path}: not what a run writes ({error}); {fix}") from None

@@ -167,9 +167,10 @@ def _flat_metric(row: Row, metric: str) -> dict[str, float | int | None]:
 
 
 def _float(table: Table, chosen: Sequence[str]) -> str:
-    """A LaTeX table (booktabs) with what limits its numbers in the caption."""
+    r"""A LaTeX table (\usepackage{booktabs}) with what limits its numbers in the caption."""
     said = " ".join([f"{table.title}.", *warnings(table), counts(table), *legend(table)])
     lines = [
+        r"% needs \usepackage{booktabs}",
         r"\begin{table}",
         r"\centering",
         rf"\caption{{{_latex(said)}}}",

@@ -94,6 +94,8 @@ def execute(plan: Plan) -> int:
     for number, (cell, checked) in enumerate(zip(plan.cells, ready, strict=True), start=1):
         statuses.append(run_cell(bench, cell, checked, f"[{number}/{len(plan.cells)}]"))
         if statuses[-1] == "interrupted":
+            left = len(plan.cells) - number + 1
+            _say(f"{left} of {cells} not done: the same command goes on with what is left")
             break
     print(f"\n{leaderboard.markdown(_of_plan(bench), scores=example_scores.reader(store))}")
     if "interrupted" in statuses:

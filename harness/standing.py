@@ -13,6 +13,7 @@ from harness.example_scores import Scores
 from harness.paired import Comparison, Incomparable, Samples, compare
 from harness.record import Record
 from harness.significance import ALPHA, holm
+from harness.store import StoreError
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ def standing(
     pairs, samples = list(itertools.combinations(sorted(runs), 2)), Samples(scores)
     try:
         found = {pair: compare(runs[pair[0]], runs[pair[1]], samples) for pair in pairs}
-    except Incomparable as error:
+    except (Incomparable, StoreError) as error:
         return str(error)
     adjusted = dict(zip(pairs, holm([found[pair].p_value for pair in pairs]), strict=True))
     sign = -1 if goal == "max" else 1

@@ -201,7 +201,11 @@ def _add_metric(row: Row, name: str, scores: Sequence[MetricValue], random_weigh
     summary = seed_summary(values)
     row.values[name] = summary.mean
     # One seed says nothing about seeds: its interval is the record's own, over examples.
-    row.intervals[name] = summary.ci95 if summary.n > 1 else scores[0].ci95
+    interval = summary.ci95 if summary.n > 1 else scores[0].ci95
+    if interval is not None and scores[0].unit == "%":
+        # Student's t knows no bounds; a share has them.
+        interval = max(interval[0], 0.0), min(interval[1], 100.0)
+    row.intervals[name] = interval
 
 
 def _add_meter(row: Row, name: str, meters: Sequence[Any]) -> None:

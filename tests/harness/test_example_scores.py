@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from harness.example_scores import reader, rows, with_interval
+from harness.leaderboard import markdown
 from harness.record import MetricValue
 from harness.significance import bootstrap_interval
 from harness.store import Store, StoreError
@@ -42,12 +43,23 @@ def test_files_that_are_gone_or_damaged_are_named(tmp_path: Path) -> None:
     path = store.append(make(), rows(PREDICTIONS, SCORES))
     [record] = store.read()
     beside = path.with_name(f"{record.run_id}.predictions.jsonl")
-    beside.write_text(beside.read_text(encoding="utf-8")[:-20], encoding="utf-8")
-    with pytest.raises(StoreError, match=r"predictions\.jsonl: not what a run wrote"):
+    beside.write_text(beside.read_text(encoding="utf-8").replace("100.0", "50.0"), encoding="utf-8")
+    with pytest.raises(StoreError, match=r"predictions\.jsonl: not the file that its record names \(sha256\)"):
         reader(store)(record)
     beside.unlink()
     with pytest.raises(StoreError, match=r"predictions\.jsonl: the predictions of .* cannot be read"):
         reader(store)(record)
+
+
+def test_a_table_says_which_file_keeps_it_from_a_test(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for name in ("a", "b"):
+        store.append(make(name), rows(PREDICTIONS, SCORES)).with_name("x").touch()
+    for file in tmp_path.rglob("*.predictions.jsonl"):
+        file.unlink()
+    text = markdown(store.read(), scores=reader(store))
+    assert "differences were not tested: " in text
+    assert "cannot be read" in text
 
 
 def points(count: int) -> dict[str, ExampleScore]:

@@ -119,6 +119,11 @@ def test_seeds_become_one_row_with_a_t_interval() -> None:
     assert "t interval of the mean over seeds" in text
 
 
+def test_an_interval_of_shares_stays_within_them() -> None:
+    text = markdown([make(accuracy=value, seed=seed) for seed, value in enumerate((80.0, 99.0))])
+    assert column(text, "Acc. %") == {"memvp": "89.50 [0.00, 100.00]"}
+
+
 def test_the_note_says_which_interval_is_which() -> None:
     text = markdown([make("a"), make("b", 40.0), make("b", 41.0, seed=1)])
     assert (
@@ -228,11 +233,14 @@ def test_limits_random_weights_and_cpu_are_said_first() -> None:
     }
     text = markdown([make("a", 90.0, **limits), make("b", 10.0, **limits)])
     note = text.splitlines()[2]
-    counted = "(an image with all its captions is one).**"
-    assert note.startswith(f"**Limited data: 1,000 training / 500 evaluation examples {counted} **Random weights")
+    assert note.startswith("**Limited data: 1,000 training / 500 evaluation examples.** **Random weights")
     assert "**Measured on CPU.**" in note
     assert "train.lr=0.006" in text.splitlines()[-1]
-    assert f"**Limited data: all training / 500 evaluation examples {counted}" in markdown([make(run__eval_limit=500)])
+    assert "**Limited data: all training / 500 evaluation examples.**" in markdown([make(run__eval_limit=500)])
+    captions = markdown([make(run__train_limit=300, data__train=1500)])
+    assert (
+        "**Limited data: 300 training / all evaluation examples (an image with all its captions is one).**" in captions
+    )
     assert "Limited" not in markdown([make()])
 
 
