@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
@@ -23,6 +23,7 @@ from harness.backbones.backbone import Backbone, Undo
 from harness.backbones.decoding import Decoding, beam_search, greedy
 from harness.backbones.encoding import IGNORED, TextEncoder
 from harness.backbones.features import FeatureStore, picture_keys
+from harness.backbones.inputs import Inputs, plain, select
 from harness.backbones.vision import VisionTower
 from methods import Batch, Branch, Handle, ImageHook, Images, Insert, Reads, Shape, Tower
 from methods.kernels import Kernels
@@ -34,16 +35,6 @@ class Normalisation:
 
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """What the decoder reads after insertion: right-padded embeddings, real lengths, labels, visual tokens marked."""
-
-    embeds: Float[Tensor, "B S D"]
-    lengths: Int[Tensor, "B"]
-    labels: Int[Tensor, "B S"]
-    visual: Bool[Tensor, "B S"]
 
 
 class DecoderModel(Backbone):
@@ -246,7 +237,7 @@ class DecoderModel(Backbone):
         """Run the vision tower and the method's image hook, and lay out the decoder's input."""
         embeds = self.llm.get_input_embeddings()(batch.input_ids)
         if self._image_hook is None:
-            return _plain(embeds, batch)
+            return plain(embeds, batch)
         rows = batch.image_rows[:0] if self._withheld else batch.image_rows
         tokens = self._image_hook(Images(self._features(batch, rows), rows, len(embeds), self.vision.has_cls))
         return self._inserted(batch, embeds, rows, tokens)
@@ -261,7 +252,7 @@ class DecoderModel(Backbone):
 
     def _inserted(self, batch: Batch, embeds: Tensor, rows: Tensor, tokens: Tensor | None) -> Inputs:
         if not self._widest:
-            return _plain(embeds, batch)
+            return plain(embeds, batch)
         block = self._insert_block(len(embeds), rows, tokens)
         counts = torch.full((len(embeds),), len(self._without_image), device=self.device)
         counts[rows] = len(self._with_image)
@@ -400,21 +391,3 @@ class DecoderModel(Backbone):
         inputs = self.inputs(batch)
         hidden = self.hidden(inputs)[torch.arange(len(inputs.lengths), device=self.device), inputs.lengths - 1]
         return hidden.to(torch.promote_types(hidden.dtype, torch.float32))
-
-
-def _plain(embeds: Tensor, batch: Batch) -> Inputs:
-    """A batch into which nothing is inserted."""
-    return Inputs(embeds, batch.lengths, batch.labels, torch.zeros_like(batch.input_ids, dtype=torch.bool))
-
-
-def select(batch: Batch, row: int) -> Batch:
-    """One row of a batch, without its padding."""
-    length = int(batch.lengths[row])
-    image = batch.image_rows == row
-    return Batch(
-        batch.input_ids[row : row + 1, :length],
-        batch.lengths[row : row + 1],
-        batch.labels[row : row + 1, :length],
-        batch.pixel_values[image],
-        torch.zeros_like(batch.image_rows[image]),
-    )

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from harness.backbones.decoder import DecoderModel, Inputs, Normalisation, select
+from harness.backbones.decoder import DecoderModel, Normalisation
 from harness.backbones.encoding import IGNORED
+from harness.backbones.inputs import Inputs, select
 from methods import Attachment, Batch, Images, Insert, Method, VLModel
 from methods.ademvl import AdemModule, AdemVL, pool
 from methods.layers import attach_branches, scatter_rows

@@ -14,8 +14,9 @@ from torch.utils.flop_counter import FlopCounterMode
 import methods
 from harness import backbones
 from harness.backbones import BackboneSpec, Precision
-from harness.backbones.decoder import DecoderModel, Inputs
+from harness.backbones.decoder import DecoderModel
 from harness.backbones.encoding import IGNORED
+from harness.backbones.inputs import Inputs
 from harness.bench import ceiling, naive
 from harness.bench.result import BenchError, Case, at_least, below, rows
 from harness.bench.timing import Timing, alternate

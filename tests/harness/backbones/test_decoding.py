@@ -11,8 +11,8 @@ import torch
 
 import methods
 from harness import backbones
-from harness.backbones.decoder import select
 from harness.backbones.decoding import greedy
+from harness.backbones.inputs import select
 from tests.contract.test_methods import attach, pictures, randomise
 
 if TYPE_CHECKING:
