@@ -164,9 +164,12 @@ def train(
     lengths = [model.text_length(prompt, answer) for prompt, answer in task.texts(examples, train=True)]
     result.lengths = lengths
     batches = order(lengths, options.batch_size, steps=steps, seed=seed)
-    loaded = ahead(
-        lambda indices: micro_batches(model, task, [examples[i] for i in indices], options.accumulate), batches
-    )
+
+    def make(indices: list[int]) -> list[Any]:
+        return micro_batches(model, task, [examples[i] for i in indices], options.accumulate)
+
+    # On a CPU torch's operators in a second thread take the cores from the step: on two cores it took twice as long.
+    loaded = ahead(make, batches) if model.device.type == "cuda" else ((chosen, make(chosen)) for chosen in batches)
     for step, (indices, parts) in enumerate(progress(loaded, total=steps, label=label, units="steps")):
         watch.restart()
         for group in optimizer.param_groups:
