@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 from harness import commands
 from harness.settings import UsageError
+from harness.space import SHARE
 
 USAGE, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
 _LARGEST_SEED = 2**32 - 1
@@ -133,6 +134,7 @@ def _add_run(run: argparse.ArgumentParser) -> None:
     run.add_argument("--batch-size", type=_count, metavar="N", help="examples per optimiser step")
     run.add_argument("--train-limit", type=_count, metavar="N", help="use a fixed subset of the training examples")
     run.add_argument("--eval-limit", type=_count, metavar="N", help="use a fixed subset of the test examples")
+    _add_tuning(run)
     run.add_argument("--precision", choices=("fp32", "bf16", "fp16"), help="default: the backbone's recipe")
     run.add_argument("--device", metavar="auto|cpu|cuda:N", help="default: auto")
     run.add_argument("--kernels", choices=("auto", "reference", "triton"), help="default: auto")
@@ -157,7 +159,26 @@ def _add_run(run: argparse.ArgumentParser) -> None:
         help="profile a few more steps of each cell once it is measured: a trace for TensorBoard below profiles/ of "
         "the results, and a table of the ten operators that take most time; implies --fresh",
     )
+    run.add_argument(
+        "--tensorboard",
+        action="store_true",
+        help="write loss and learning rate of every step below tensorboard/ of the results while a cell trains, then "
+        "its scores and meters",
+    )
     run.set_defaults(command=commands.run)
+
+
+def _add_tuning(run: argparse.ArgumentParser) -> None:
+    run.add_argument(
+        "--tune",
+        type=_count,
+        metavar="N",
+        help="choose each trained method's settings from N short trials on the validation split, then run it with them",
+    )
+    run.add_argument("--tune-seconds", type=_count, metavar="S", help="begin no trial of a method on a task after that")
+    run.add_argument(
+        "--tune-share", type=_share, metavar="X", help=f"of a run's steps for each trial (default: {SHARE})"
+    )
 
 
 def _add_leaderboard(leaderboard: argparse.ArgumentParser) -> None:
@@ -178,7 +199,7 @@ def _add_leaderboard(leaderboard: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="data whose prompts and pictures --format html is to show; may be repeated",
     )
-    leaderboard.add_argument("--published", action="store_true", help="then the papers' own tables, as printed")
+    leaderboard.add_argument("--published", action="store_true", help="the papers' own tables too, set apart")
     leaderboard.add_argument("--out", type=Path, metavar="FILE", help="write here instead of printing")
     leaderboard.set_defaults(command=commands.leaderboard)
 
@@ -272,6 +293,16 @@ def _count(text: str) -> int:
     if not text.strip().isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
     return int(text)
+
+
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = 0.0
+    if not 0 < share <= 1:
+        raise argparse.ArgumentTypeError(f"must be above 0 and at most 1, got {text!r}")
+    return share
 
 
 def _whole(text: str) -> int:

@@ -36,7 +36,9 @@ COSTS = (
     Cost("train_step_ms", "Train step", "ms"),
     Cost("train_samples_per_s", "Training", "samples/s", goal="max"),
     Cost("train_peak_bytes", "Train memory", "MB", 1e-6),
+    Cost("train_rise_bytes", "Train memory rise", "MB", 1e-6),
     Cost("eval_peak_bytes", "Eval memory", "MB", 1e-6),
+    Cost("eval_rise_bytes", "Eval memory rise", "MB", 1e-6),
     Cost("infer_ms_per_sample", "Infer, batch 1", "ms/sample"),
     Cost("infer_ms_per_sample_batched", "Infer, batched", "ms/sample"),
     Cost("prefill_ms", "Prefill", "ms"),
@@ -45,6 +47,15 @@ COSTS = (
     Cost("infer_flops_per_sample", "Infer", "GFLOP/sample", 1e-9, machine=False),
     Cost("energy_joules", "Energy", "J"),
 )
+
+EFFICIENCY = (
+    Cost("score_per_million_params", "Score", "per M params", goal="max", machine=False),
+    Cost("score_per_kilojoule", "Score", "per kJ", goal="max"),
+    Cost("score_per_train_minute", "Score", "per min of training", goal="max"),
+    Cost("train_tflops_per_s", "Training", "TFLOP/s", goal="max"),
+    Cost("train_flops_utilisation", "Training", "% of the matmul rate", goal="max"),
+)
+"""Figures of `harness.efficiency`, and how well the device is used; tables have them when they are asked for."""
 
 _HEADERS = {
     "accuracy": "Acc.",
@@ -79,15 +90,16 @@ class Column:
     key: str
     title: str
     unit: str
-    kind: Literal["score", "cost"]
+    kind: Literal["score", "cost", "efficiency"]
     goal: Literal["max", "min"]
     cells: list[Cell]
 
 
 def columns(table: Table) -> list[Column]:
-    """Every score, the primary one first, then every cost."""
+    """Every score, the primary one first, then every cost, then what scores cost."""
     scores = [_score_column(table, name) for name in table.metrics]
-    return [*scores, *(_cost_column(table, cost) for cost in COSTS)]
+    costs = [_cost_column(table, cost, "cost") for cost in COSTS]
+    return [*scores, *costs, *(_cost_column(table, cost, "efficiency") for cost in EFFICIENCY)]
 
 
 def _score_column(table: Table, name: str) -> Column:
@@ -103,14 +115,14 @@ def _score_column(table: Table, name: str) -> Column:
     return Column(name, header(name), metric.unit, "score", metric.goal, cells)
 
 
-def _cost_column(table: Table, cost: Cost) -> Column:
+def _cost_column(table: Table, cost: Cost, kind: Literal["cost", "efficiency"]) -> Column:
     values = [row.values.get(cost.key) for row in table.rows]
     shown = [significant(None if value is None else value * cost.scale) for value in values]
     incomparable = cost.machine and len(table.hardware) > 1
     unmarked = incomparable or of_process(table, cost)
     best = [False] * len(shown) if unmarked else _best(table.rows, shown, cost.goal)
     cells = [_cell(row, cost.key, text, mark) for row, text, mark in zip(table.rows, shown, best, strict=True)]
-    return Column(cost.key, cost.title, cost.unit, "cost", cost.goal, cells)
+    return Column(cost.key, cost.title, cost.unit, kind, cost.goal, cells)
 
 
 def _cell(row: Row, key: str, text: str, best: bool, interval: tuple[float, float] | None = None) -> Cell:
@@ -131,13 +143,14 @@ def _best(rows: Sequence[Row], shown: Sequence[str], goal: str) -> list[bool]:
     return [number == best for number in numbers]
 
 
-def missing(table: Table, chosen: Sequence[str] = ()) -> list[tuple[str, str, str]]:
+def missing(table: Table, chosen: Sequence[str] = (), *, efficiency: bool = False) -> list[tuple[str, str, str]]:
     """(columns, methods, reason) of values that are not there, one for all that share columns and reason.
 
-    Of the chosen columns by key, or of all.
+    Of the chosen columns by key; or of all, those of efficiency only if these are wanted.
     """
     found: dict[tuple[str, str], list[str]] = {}
-    every = [column for column in columns(table) if not chosen or column.key in chosen]
+    wanted = chosen or [column.key for column in columns(table) if efficiency or column.kind != "efficiency"]
+    every = [column for column in columns(table) if column.key in wanted]
     for index, row in enumerate(table.rows):
         titles: dict[str, list[str]] = {}
         for column in every:
@@ -187,6 +200,8 @@ def legend(table: Table) -> list[str]:
         said.append(f"Memory is the whole process's; {own}.")
     if any(row.baseline for row in table.rows):
         said.append("Baselines are shown for orientation: not ranked, never bold.")
+    if any(row.settings.startswith("tuned") for row in table.rows):
+        said.append("Tuned: chosen on the validation split, from as many short trials for each method.")
     return [*said, *_marks(table)]
 
 
@@ -230,8 +245,8 @@ def points(unit: str) -> str:
 
 
 def heading(column: Column) -> str:
-    """Title and unit of a cost; of a score the title alone, as the unit is said once."""
-    return f"{column.title} {column.unit}" if column.kind == "cost" else column.title
+    """Title and unit; of a score the title alone, as the unit is said once."""
+    return column.title if column.kind == "score" else f"{column.title} {column.unit}"
 
 
 def header(metric: str) -> str:

@@ -6,11 +6,15 @@ import argparse
 import importlib
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import methods
 import tasks
 from harness import backbones, checkpoints
 from harness.settings import UsageError, parse_overrides, suggest
+
+if TYPE_CHECKING:
+    from harness.published import PublishedTable
 
 CHECKED_SIZE = 32
 """Pixels per side that `data check` decodes pictures to: nothing looks at them."""
@@ -33,11 +37,7 @@ def leaderboard(args: argparse.Namespace) -> int:
         raise UsageError(f"unknown task {args.task!r}; {suggest(args.task, tasks.names())}")
     if not args.results.is_dir():
         raise UsageError(f"--results {args.results}: no such folder; 'vltune run' makes it")
-    if args.published and args.format != "md":
-        raise UsageError(f"--published: goes with --format md, not {args.format}; drop one of the two")
     text = _page(args) if args.format == "html" else _tables(args)
-    if args.published:
-        text = f"{text}\n{_published(args.task)}"
     if args.out is None:
         print(text.rstrip("\n"))
         return 0
@@ -53,15 +53,20 @@ def _tables(args: argparse.Namespace) -> str:
         raise UsageError(f"--columns: {args.format} holds every column; drop one of the two")
     if args.data_root:
         raise UsageError("--data-root: the report of --format html shows examples; drop it")
+    from harness import published_tables
     from harness.example_scores import reader
     from harness.leaderboard import UnknownColumn, View, render
     from harness.store import Store
 
     store, view = Store(args.results), View(args.task, tuple(args.columns), args.sort)
+    papers = _published(args)
+    rows = published_tables.rows(papers)
     try:
-        return render(store.read(), format=args.format, view=view, scores=reader(store))
+        text = render(store.read(), format=args.format, view=view, scores=reader(store), published=rows)
     except UnknownColumn as error:
         raise UsageError(f"--columns or --sort: {error}") from None
+    apart = {"md": published_tables.markdown, "latex": published_tables.latex}
+    return f"{text}\n{apart[args.format](papers)}" if papers and args.format in apart else text
 
 
 def _page(args: argparse.Namespace) -> str:
@@ -78,16 +83,17 @@ def _page(args: argparse.Namespace) -> str:
     from harness.store import Store
 
     records = [record for record in Store(args.results).read() if args.task in (None, record.cell.task)]
-    return report.render(records, args.results, data_roots=args.data_root)
+    return report.render(records, args.results, data_roots=args.data_root, published=_published(args))
 
 
-def _published(task: str | None) -> str:
+def _published(args: argparse.Namespace) -> list[PublishedTable]:
+    """The papers' tables that were asked for."""
+    if not args.published:
+        return []
     from harness import published
 
     folder = Path(__file__).parents[1] / "results" / "published"
-    shown = [published.markdown(table) for table in published.read(folder) if task in (None, table.task)]
-    said = "As the papers print them: with other prompts, splits and hardware, one run each; never ranked with ours."
-    return "\n\n".join(["## Published figures", said, *shown]) + "\n"
+    return [table for table in published.read(folder) if args.task in (None, table.task)]
 
 
 def compare(args: argparse.Namespace) -> int:

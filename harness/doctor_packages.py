@@ -25,6 +25,7 @@ EXTRAS = {
     "smol": "makes the weights of --backbone smol",
     "beit3": "reads the tokenizer of BEiT-3",
     "profile": "shows traces of --profile",
+    "tune": "chooses settings with --tune",
     "gpu": "kernels and energy on an NVIDIA GPU",
 }
 

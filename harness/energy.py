@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from harness import nvml
 from harness.record import Meter, scalar, unavailable
 
 POWERCAP = Path("/sys/class/powercap")
@@ -31,7 +32,7 @@ def energy(device: torch.device) -> Iterator[Callable[[], Meter]]:
     with contextlib.ExitStack() as stack:
         try:
             joules: Callable[[], float] = stack.enter_context(_counter(device))
-        except CounterError as error:
+        except (CounterError, nvml.NvmlError) as error:
             joules = _failing(error)
         yield lambda: _reading(joules)
 
@@ -44,7 +45,7 @@ def _counter(device: torch.device) -> contextlib.AbstractContextManager[Callable
     raise CounterError(f"there is no energy counter for {device.type}, only for cuda and cpu")
 
 
-def _failing(error: CounterError) -> Callable[[], float]:
+def _failing(error: Exception) -> Callable[[], float]:
     def joules() -> float:
         raise error
 
@@ -54,36 +55,21 @@ def _failing(error: CounterError) -> Callable[[], float]:
 def _reading(joules: Callable[[], float]) -> Meter:
     try:
         return scalar(round(joules(), 3), "joules")
-    except CounterError as error:
+    except (CounterError, nvml.NvmlError) as error:
         return unavailable(str(error))
 
 
 @contextlib.contextmanager
 def _gpu(device: torch.device) -> Iterator[Callable[[], float]]:
     """Joules since the start by the GPU's own counter, which has millijoules; the device is waited for."""
-    try:
-        import pynvml
-    except ImportError:
-        raise CounterError("a GPU's energy is read through NVML: pip install 'vltune[gpu]'") from None
+    with nvml.opened(device) as gpu:
 
-    def read() -> int:
-        torch.cuda.synchronize(device)
-        try:
-            # By UUID: NVML numbers all GPUs, torch the visible ones.
-            handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(device).uuid}")
-            return int(pynvml.nvmlDeviceGetTotalEnergyConsumption(handle))
-        except pynvml.NVMLError as error:
-            raise CounterError(f"NVML has no total energy of {device}: {error}") from None
+        def read() -> int:
+            torch.cuda.synchronize(device)
+            return gpu.energy_mj()
 
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError as error:
-        raise CounterError(f"a GPU's energy is read through NVML, which does not start: {error}") from None
-    try:
         start_mj = read()
         yield lambda: (read() - start_mj) / 1e3
-    finally:
-        pynvml.nvmlShutdown()
 
 
 @dataclass

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -56,19 +54,9 @@ def _columns(score: ExampleScore | None) -> dict[str, Any]:
 def _read(store: Store, record: Record) -> dict[str, ExampleScore]:
     if record.predictions is None:
         return {}
-    path = store.folder(record) / record.predictions.file
-    fix = "restore it from a copy, or run the cell again with --fresh"
+    lines = store.rows(record, record.predictions)
     try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise StoreError(
-            f"{path}: the predictions of {record.run_id} cannot be read ({error.strerror}); {fix}"
-        ) from None
-    if hashlib.sha256(content).hexdigest() != record.predictions.sha256:
-        raise StoreError(f"{path}: not the file that its record names (sha256); {fix}")
-    try:
-        # Not splitlines: answers may hold other line separators than the one that ends a line here.
-        lines = [json.loads(line) for line in content.decode("utf-8").split("\n") if line]
         return {line["id"]: ExampleScore(line["group"], float(line["score"])) for line in lines if "score" in line}
     except (ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"{path}: not what a run writes ({error}); {fix}") from None
+        path = store.folder(record) / record.predictions.file
+        raise StoreError(f"{path}: not what a run writes ({error}); run the cell again with --fresh") from None

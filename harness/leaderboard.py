@@ -12,10 +12,12 @@ import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal
 
 from harness.columns import (
     COSTS,
+    EFFICIENCY,
     MISSING,
     Cell,
     Column,
@@ -67,7 +69,14 @@ def frame(records: Iterable[Record]) -> pd.DataFrame:
     return pd.DataFrame(_flat_rows(tables(records)))
 
 
-def render(records: Iterable[Record], *, format: Format, view: View | None = None, scores: Scores = no_scores) -> str:
+def render(
+    records: Iterable[Record],
+    *,
+    format: Format,
+    view: View | None = None,
+    scores: Scores = no_scores,
+    published: Sequence[dict[str, Any]] = (),
+) -> str:
     """The leaderboard as text, byte-identical for any order of the same records.
 
     Args:
@@ -75,6 +84,7 @@ def render(records: Iterable[Record], *, format: Format, view: View | None = Non
         format: md (GitHub), latex (booktabs), csv or json.
         view: which tables, columns and order; csv and json hold every column.
         scores: reads what the predictions of a record scored, for the tests between methods.
+        published: rows of `harness.published_tables.rows`, which follow ours in csv and json.
 
     Raises:
         ValueError: unknown format.
@@ -88,9 +98,10 @@ def render(records: Iterable[Record], *, format: Format, view: View | None = Non
         return _joined([*sections, *map(_ranking, overall(found, chosen))], "No runs to compare.")
     if format == "latex":
         return _joined([_float(table, view.columns) for table in found], "% No runs to compare.")
-    rows = _flat_rows(found)
+    rows = [*_flat_rows(found), *published]
     if format == "json":
-        return json.dumps(rows, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        # Published figures are decimals.
+        return json.dumps(rows, indent=2, ensure_ascii=False, allow_nan=False, default=float) + "\n"
     if format != "csv":
         raise ValueError(f"format must be md, latex, csv or json, got {format!r}")
     return _csv(rows)
@@ -108,16 +119,21 @@ def _joined(sections: Sequence[str], nothing: str) -> str:
 def _csv(rows: Sequence[dict[str, Any]]) -> str:
     import pandas as pd
 
-    table = pd.DataFrame(rows)
-    for name in ("options", "reasons", "seeds", "runs"):
-        if name in table:
-            table[name] = [json.dumps(value, ensure_ascii=False) for value in table[name]]
-    return str(table.to_csv(index=False, lineterminator="\n"))
+    plain = [{name: _csv_value(value) for name, value in row.items()} for row in rows]
+    # As objects, whole numbers stay whole beside a value that is not there.
+    return str(pd.DataFrame(plain, dtype=object).to_csv(index=False, lineterminator="\n"))
+
+
+def _csv_value(value: Any) -> Any:
+    """Lists and objects as JSON; a decimal with the digits that were printed."""
+    if isinstance(value, list | dict):
+        return json.dumps(value, ensure_ascii=False)
+    return f"{value:f}" if isinstance(value, Decimal) else value
 
 
 def _viewed(found: list[Table], view: View) -> list[Table]:
     """The tables in the view's order of rows, once its columns are known to exist."""
-    known = {cost.key for cost in COSTS} | {name for table in found for name in table.metrics}
+    known = {cost.key for cost in (*COSTS, *EFFICIENCY)} | {name for table in found for name in table.metrics}
     for key in (*view.columns, *([view.sort] if view.sort else [])):
         if found and key not in known:
             raise UnknownColumn(f"no table has a column {key!r}; {suggest(key, sorted(known))}")
@@ -145,6 +161,7 @@ def _flat_rows(found: Iterable[Table]) -> list[dict[str, Any]]:
             "task": table.task,
             "backbone": table.backbone,
             "method": row.method,
+            "settings": row.settings,
             "baseline": row.baseline,
             "status": row.status,
             "reason": row.reason,
@@ -152,6 +169,7 @@ def _flat_rows(found: Iterable[Table]) -> list[dict[str, Any]]:
             "runs": row.runs,
             **{name: value for metric in table.metrics for name, value in _flat_metric(row, metric).items()},
             **{name: row.values.get(name) for name in ("trainable_percent", *METERS)},
+            **{cost.key: row.values.get(cost.key) for cost in EFFICIENCY},
             "reasons": row.reasons,
             "options": table.common,
         }
@@ -173,7 +191,7 @@ def _float(table: Table, chosen: Sequence[str]) -> str:
         r"% needs \usepackage{booktabs}",
         r"\begin{table}",
         r"\centering",
-        rf"\caption{{{_latex(said)}}}",
+        rf"\caption{{{latex(said)}}}",
         _grid(table, chosen, _LATEX),
         r"\end{table}",
     ]
@@ -271,7 +289,8 @@ def _shown(table: Table, chosen: Sequence[str]) -> list[Column]:
         found = [column for key in chosen for column in every if column.key == key]
         # Of tables of other tasks too, what the methods are compared by.
         return found if any(column.kind == "score" for column in found) else [every[0], *found]
-    return [column for column in every if column is every[0] or any(cell.value is not None for cell in column.cells)]
+    usual = [column for column in every if column.kind != "efficiency"]
+    return [column for column in usual if column is every[0] or any(cell.value is not None for cell in column.cells)]
 
 
 def _text(cell: Cell, form: _Form, *, bracketed: bool) -> str:
@@ -297,7 +316,8 @@ _LATEX_SPECIAL = {
 }
 
 
-def _latex(text: str) -> str:
+def latex(text: str) -> str:
+    """Text as itself in LaTeX, but for characters that `visible` leaves out."""
     return "".join(_LATEX_SPECIAL.get(char, char) for char in text)
 
 

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import safetensors.torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState, GradientState
 from torch import Tensor
 
-from harness import energy, flops, meters, profile, stats
+from harness import energy, flops, largest_batch, meters, profile, stats, utilisation
+from harness.attaching import attached, new_accelerator
 from harness.backbones.backbone import Backbone
-from harness.checkpoints import own
 from harness.evaluate import Evaluation, evaluate
+from harness.gpu_sharing import Sharing
 from harness.params import sizes
 from harness.plan import CellPlan, Plan
 from harness.prepare import TaskData
 from harness.record import Meter, MetricValue, distribution, scalar, unavailable
-from harness.train import TrainResult, total_steps, train, trained_parameters, ways
+from harness.train import Step, TrainResult, total_steps, train, trained_parameters, ways
 from methods import Attachment
 from tasks import Metric, Prediction
 
@@ -27,6 +28,7 @@ TRAINING = (
     "train_samples_per_s",
     "train_peak_bytes",
     "train_peak_reserved_bytes",
+    "train_rise_bytes",
     "train_wall_s",
     "energy_joules",
 )
@@ -35,45 +37,73 @@ TRAINING = (
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a finished cell measured; `state` is what it trained, where the plan asks to save it."""
+    """What a finished cell measured.
+
+    `samples` has readings one by one, `gpu_sharing` who else was on the GPU (None on a CPU), `state` what was trained
+    where the plan asks to save it.
+    """
 
     metrics: dict[str, MetricValue]
     meters: dict[str, Meter]
+    samples: dict[str, list[float]]
+    gpu_sharing: dict[str, Any] | None
     predictions: list[Prediction]
     state: dict[str, Tensor] | None
 
 
-def measure(model: Backbone, cell: CellPlan, plan: Plan, data: TaskData, *, label: str) -> Outcome:
+def measure(
+    model: Backbone,
+    cell: CellPlan,
+    plan: Plan,
+    data: TaskData,
+    *,
+    label: str,
+    after_step: Callable[[Step], None] | None = None,
+) -> Outcome:
     """Attach, train, predict, score and meter one cell; the backbone is given back whatever happens.
+
+    `after_step` is told of each training step.
 
     Raises:
         Exception: whatever a method, a task or the hardware raises; the cell boundary in `harness.run` records it.
     """
-    accelerator = _accelerator(plan)
-    attachment = cell.method.attach(model, cell.seed)
-    try:
-        attachment.keep(model.use_head(lambda: cell.task.head(model), seed=cell.seed))
-        if model.head is not None and not cell.method.trains:
-            model.head.requires_grad_(False)
-        if cell.init is not None:
-            _restore(model, attachment, cell.init)
-        training, of_training = _train(model, attachment, cell, plan, data, accelerator=accelerator, label=label)
-        evaluation, of_evaluation = _evaluate(model, cell, plan, data, accelerator=accelerator, label=label)
+    accelerator = new_accelerator(plan)
+    before, sharing = meters.used_memory(model.device), Sharing(model.device)
+    sharing.look()
+    with attached(model, cell) as attachment:
+        training, of_training = _train(
+            model,
+            attachment,
+            cell,
+            plan,
+            data,
+            accelerator=accelerator,
+            before=before,
+            label=label,
+            after_step=after_step,
+        )
+        sharing.look()
+        of_training["train_process_bytes"] = sharing.own if training is not None else unavailable("not trained")
+        evaluation, latency, of_evaluation = _evaluate(
+            model, cell, plan, data, accelerator=accelerator, before=before, label=label
+        )
+        sharing.look()
         scores = cell.task.score(evaluation.predictions, data.evaluation)
         readings = {
             **_sizes(model, attachment),
             **of_training,
             **of_evaluation,
-            **_flops(model, attachment, cell, data, training, evaluation, accelerator=accelerator),
+            **_flops(model, attachment, cell, plan, data, training, evaluation, accelerator=accelerator),
         }
+        losses = {} if training is None else {"train_loss": training.losses, "train_step_ms": training.step_ms}
         state = trained_parameters(model, attachment) if plan.save else {}
         kept = {name: parameter.detach().cpu().clone() for name, parameter in state.items()}
         metrics = {name: _metric(score) for name, score in scores.items()}
         if plan.profile:
             profile.report(model, attachment, cell, plan, data, accelerator=accelerator, label=label)
-        return Outcome(metrics, readings, evaluation.predictions, kept or None)
-    finally:
-        attachment.detach()
+        return Outcome(
+            metrics, readings, losses | latency.samples, sharing.as_json(), evaluation.predictions, kept or None
+        )
 
 
 def _train(
@@ -84,12 +114,14 @@ def _train(
     data: TaskData,
     *,
     accelerator: Accelerator,
+    before: int | None,
     label: str,
+    after_step: Callable[[Step], None] | None,
 ) -> tuple[TrainResult | None, dict[str, Meter]]:
     """Train if the cell is to be trained; what training left behind and its meters."""
     if not cell.method.trains or not total_steps(len(data.train), cell.train):
         return None, dict.fromkeys(TRAINING, unavailable("not trained"))
-    with ways(model, cell.train, data.train), meters.peak_memory(model.device) as peak:
+    with ways(model, cell.train, data.train), meters.peak_memory(model.device, before=before) as peak:
         with energy.energy(model.device) as joules:
             training = train(
                 model,
@@ -100,6 +132,7 @@ def _train(
                 accelerator=accelerator,
                 seed=cell.seed,
                 label=f"{label}: train",
+                after_step=after_step,
             )
             used = joules()
         memory = _memory(peak(), cell, plan)
@@ -108,16 +141,24 @@ def _train(
         "train_samples_per_s": scalar(training.samples / training.wall_s, "samples/s"),
         "train_peak_bytes": memory.used,
         "train_peak_reserved_bytes": memory.reserved,
+        "train_rise_bytes": memory.rise,
         "train_wall_s": scalar(training.wall_s, "s"),
         "energy_joules": used,
     }
 
 
 def _evaluate(
-    model: Backbone, cell: CellPlan, plan: Plan, data: TaskData, *, accelerator: Accelerator, label: str
-) -> tuple[Evaluation, dict[str, Meter]]:
-    """Predict all examples, and single ones for the latency; the predictions and their meters."""
-    with meters.peak_memory(model.device) as peak:
+    model: Backbone,
+    cell: CellPlan,
+    plan: Plan,
+    data: TaskData,
+    *,
+    accelerator: Accelerator,
+    before: int | None,
+    label: str,
+) -> tuple[Evaluation, meters.Latency, dict[str, Meter]]:
+    """Predict all examples, and single ones for the latency; the predictions, the latency and all meters."""
+    with meters.peak_memory(model.device, before=before) as peak:
         evaluation = evaluate(
             model,
             cell.task,
@@ -129,21 +170,27 @@ def _evaluate(
         memory = _memory(peak(), cell, plan)
     with accelerator.autocast():
         latency = meters.latency(model, cell.task, data.evaluation)
-    return evaluation, {
-        "eval_peak_bytes": memory.used,
-        "eval_peak_reserved_bytes": memory.reserved,
-        "infer_ms_per_sample": latency.infer_ms_per_sample,
-        "infer_ms_per_sample_batched": scalar(evaluation.predict_ms / len(evaluation.predictions), "ms"),
-        "prefill_ms": latency.prefill_ms,
-        "decode_ms_per_token": latency.decode_ms_per_token,
-        "eval_wall_s": scalar(evaluation.wall_s, "s"),
-    }
+        largest = largest_batch.readings(model, cell.task, data.evaluation)
+    return (
+        evaluation,
+        latency,
+        {
+            "eval_peak_bytes": memory.used,
+            "eval_peak_reserved_bytes": memory.reserved,
+            "eval_rise_bytes": memory.rise,
+            **latency.meters,
+            **largest,
+            "infer_ms_per_sample_batched": scalar(evaluation.predict_ms / len(evaluation.predictions), "ms"),
+            "eval_wall_s": scalar(evaluation.wall_s, "s"),
+        },
+    )
 
 
 def _flops(
     model: Backbone,
     attachment: Attachment,
     cell: CellPlan,
+    plan: Plan,
     data: TaskData,
     training: TrainResult | None,
     evaluation: Evaluation,
@@ -152,6 +199,7 @@ def _flops(
 ) -> dict[str, Meter]:
     """Counted last, as counting is slow and what it computes is of no more use."""
     of_training: Meter = unavailable("not trained")
+    of_step: Meter = of_training
     if training is not None:
         of_training = flops.training(
             model,
@@ -163,25 +211,19 @@ def _flops(
             seed=cell.seed,
             lengths=training.lengths,
         )
+        of_step = utilisation.utilisation(
+            of_training,
+            training.step_ms,
+            samples_per_step=training.samples / len(training.losses),
+            device=model.device,
+            precision=plan.precision,
+        )
     of_prediction = flops.prediction(model, cell.task, data.evaluation, evaluation.predictions, accelerator=accelerator)
-    return {"train_flops_per_sample": of_training, "infer_flops_per_sample": of_prediction}
-
-
-def _restore(model: Backbone, attachment: Attachment, init: own.Saved) -> None:
-    """Load a checkpoint into the method and, where it holds them, into the task's own parameters."""
-    head = {name.removeprefix(own.HEAD): t for name, t in init.state.items() if name.startswith(own.HEAD)}
-    attachment.load_state_dict({name: t for name, t in init.state.items() if not name.startswith(own.HEAD)})
-    if head and model.head is not None:
-        model.head.load_state_dict(head)
-
-
-def _accelerator(plan: Plan) -> Accelerator:
-    """A fresh accelerator per cell: accelerate keeps its state in a process-wide singleton."""
-    os.environ["ACCELERATE_TORCH_DEVICE"] = plan.device
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
-    precision = "no" if plan.precision == "fp32" else plan.precision
-    return Accelerator(cpu=plan.device == "cpu", mixed_precision=precision)
+    return {
+        "train_flops_per_sample": of_training,
+        "infer_flops_per_sample": of_prediction,
+        "train_flops_utilisation": of_step,
+    }
 
 
 def _sizes(model: Backbone, attachment: Attachment) -> dict[str, Meter]:
@@ -199,7 +241,8 @@ def _memory(peak: meters.PeakMemory, cell: CellPlan, plan: Plan) -> meters.PeakM
     """A process keeps hundreds of MB of what a profiler took, so on a CPU only the first cell's peak is its own."""
     if not plan.profile or plan.device != "cpu" or cell is plan.cells[0]:
         return peak
-    return meters.PeakMemory(unavailable("only measured for the first cell of a run with --profile"), peak.reserved)
+    reason = unavailable("only measured for the first cell of a run with --profile")
+    return meters.PeakMemory(reason, reason, peak.reserved)
 
 
 def _metric(score: Metric) -> MetricValue:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import methods
 import tasks
-from harness import machine, recipes, settings
+from harness import machine, recipes, settings, space
 from harness.backbones import BackboneSpec, Precision
 from harness.backbones import check as check_backbone
 from harness.settings import UsageError, suggest
@@ -63,7 +63,8 @@ class TrainOptions:
 class CellPlan:
     """One run. `explicit` holds what the command line set, as `scope.field` (or a run option's name): value.
 
-    `init` is the checkpoint that training starts from; None for the method's own initialisation.
+    `init` is the checkpoint that training starts from; None for the method's own initialisation. `tuned` is what tuning
+    left behind; None where nothing is tuned, or not yet.
     """
 
     method_name: str
@@ -74,6 +75,7 @@ class CellPlan:
     train: TrainOptions
     explicit: dict[str, Any]
     init: Saved | None = None
+    tuned: space.Tuned | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +89,7 @@ class Plan:
         device: `cpu` or `cuda:N`.
         recipe, protocol: the names of those that were used.
         argv: the command line.
+        tuning: what every trained method may spend on the choice of its settings; None to take them as they are.
     """
 
     backbone: BackboneSpec
@@ -101,10 +104,18 @@ class Plan:
     fresh: bool
     save: bool
     profile: bool
+    tensorboard: bool
     isolate: bool
     recipe: str
     protocol: str
     argv: tuple[str, ...]
+    tuning: space.Budget | None
+
+    def alone(self, cell: CellPlan) -> Plan:
+        """This plan for one cell, to be sent to a process of its own."""
+        # A task keeps pictures it has read; a new one of the same options has none to send.
+        cell = dataclasses.replace(cell, task=dataclasses.replace(cell.task))
+        return dataclasses.replace(self, cells=(cell,), fresh=True)
 
 
 def build(args: argparse.Namespace) -> Plan:
@@ -135,6 +146,10 @@ def build(args: argparse.Namespace) -> Plan:
         from harness import profile
 
         profile.check(device)
+    if args.tensorboard:
+        from harness import tensorboard
+
+        tensorboard.check()
     shared = {name: getattr(args, name) for name in ("train_limit", "eval_limit", "weights", "precision", "kernels")}
     explicit = {name: value for name, value in shared.items() if value is not None}
     explicit |= {"profile": True} if args.profile else {}
@@ -166,11 +181,15 @@ def build(args: argparse.Namespace) -> Plan:
         fresh=args.fresh or args.profile,
         save=args.save,
         profile=args.profile,
+        tensorboard=args.tensorboard,
         isolate=device != "cpu" if args.isolate is None else args.isolate,
         recipe=recipe.name,
         protocol=protocol.name,
         argv=args.argv,
+        tuning=space.budget(args),
     )
+    if plan.tuning is not None:
+        space.check(cells)
     from harness.store import Store
 
     Store(plan.results).check_writable()

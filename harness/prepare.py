@@ -51,6 +51,18 @@ def task_data(plan: Plan, task_name: str, task: Task) -> TaskData:
     return TaskData(root, train, evaluation, fingerprint([*train, *evaluation]))
 
 
+def validation_data(plan: Plan, task: Task, data: TaskData) -> TaskData:
+    """What tuning is given of a task: its training examples, and the validation split (up to `--eval-limit`) to score.
+
+    Its fingerprint is that of the validation split alone.
+
+    Raises:
+        DataError: the data have no validation split, or it is as bad as in `task_data`.
+    """
+    validation = task.examples("val", data.root, limit=plan.eval_limit)
+    return TaskData(data.root, data.train, validation, fingerprint(validation))
+
+
 def fingerprint(examples: Sequence[Example]) -> str:
     """SHA-256 over the examples' fields and the bytes of their pictures, wherever the folder lies."""
     digest, pictures = hashlib.sha256(), functools.cache(_picture_sha256)

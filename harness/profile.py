@@ -174,7 +174,7 @@ def _train(
             accelerator=accelerator,
             seed=cell.seed,
             label=f"{label}: profile",
-            profiler=profiler,
+            after_step=lambda _: profiler.step(),
         )
 
 

@@ -1,6 +1,7 @@
-"""Published figures: the tables of results/published/ (schema 1), read, checked and shown as they are printed.
+"""Published figures: the tables of results/published/ (schema 1), read and checked.
 
-Other people's numbers: never ranked with records. results/published/README.md describes the files.
+Other people's numbers: never ranked with records. `harness.published_tables` shows them;
+results/published/README.md describes the files.
 """
 
 from __future__ import annotations
@@ -24,7 +25,6 @@ from pydantic import (
 from pydantic.dataclasses import dataclass
 
 from harness.columns import LONGEST_TEXT
-from harness.leaderboard import escape
 from harness.record import _first_error, _refuse_constant
 
 SCHEMA: Final = 1
@@ -126,18 +126,6 @@ def read(folder: Path) -> list[PublishedTable]:
     return [_load(path) for path in sorted(folder.glob("*.json")) if not path.name.startswith(".")]
 
 
-def markdown(table: PublishedTable) -> str:
-    """GitHub Markdown: heading, the table with its values as printed, its source and its notes; no end of line.
-
-    Columns for trainable parameters and the language model are there where a row has them.
-    """
-    notes = [
-        *(f"- All rows: {escape(note)}" for note in table.notes),
-        *(f"- Row {escape(_label(row))}: {escape(note)}" for row in table.rows for note in row.notes),
-    ]
-    return "\n\n".join(filter(None, [f"### {escape(table.title)}", _grid(table), _origin(table), "\n".join(notes)]))
-
-
 def _load(path: Path) -> PublishedTable:
     try:
         text = path.read_text(encoding="utf-8")
@@ -168,57 +156,3 @@ def _refuse_doubled(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
         names = [name for name, _ in pairs]
         raise ValueError(f"key {next(name for name in names if names.count(name) > 1)!r} comes twice in one object")
     return whole
-
-
-def _grid(table: PublishedTable) -> str:
-    from tabulate import tabulate
-
-    columns = [("Method", [escape(row.method) for row in table.rows])]
-    if any(row.trainable_params is not None for row in table.rows):
-        columns.append(("Trainable", [_params(row.trainable_params) for row in table.rows]))
-    if any(row.backbone is not None for row in table.rows):
-        columns.append(("LLM", ["–" if row.backbone is None else escape(row.backbone) for row in table.rows]))
-    shared = _shared_unit(table)
-    for name, metric in table.metrics.items():
-        header = metric.label if shared else f"{metric.label} ({metric.unit})"
-        columns.append((escape(header), [_value(row.values[name]) for row in table.rows]))
-    return tabulate(
-        list(zip(*(cells for _, cells in columns), strict=True)),
-        headers=[header for header, _ in columns],
-        tablefmt="pipe",
-        colalign=["left", *["right"] * (len(columns) - 1)],
-        disable_numparse=True,
-    )
-
-
-def _origin(table: PublishedTable) -> str:
-    """The source in one line, and what holds for all values."""
-    source = table.source
-    arxiv = f" (arXiv {source.arxiv})" if source.arxiv else ""
-    said = [f"Source: {escape(source.name)}{arxiv}, {escape(source.place)}."]
-    if unit := _shared_unit(table):
-        said.append(f"Values in {escape(unit)}.")
-    if any(value is None for row in table.rows for value in row.values.values()):
-        said.append("– means no value: not published, or not found.")
-    return " ".join(said)
-
-
-def _shared_unit(table: PublishedTable) -> str | None:
-    units = {metric.unit for metric in table.metrics.values()}
-    return units.pop() if len(units) == 1 else None
-
-
-def _label(row: PublishedRow) -> str:
-    return f"{row.method} {row.backbone}" if row.backbone else row.method
-
-
-def _value(value: Decimal | None) -> str:
-    return "–" if value is None else f"{value:f}"
-
-
-def _params(value: Decimal | None) -> str:
-    """A count as papers print it: 4.0M for 4.0e6, 7B for 7e9."""
-    if value is None:
-        return "–"
-    exponent, suffix = (9, "B") if value >= 10**9 else (6, "M")
-    return f"{value.scaleb(-exponent):f}{suffix}"

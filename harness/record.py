@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 import secrets
 import statistics
 from collections.abc import Sequence
@@ -41,14 +42,20 @@ METERS: dict[str, str] = {
     "train_samples_per_s": "samples/s",
     "train_peak_bytes": "bytes",
     "train_peak_reserved_bytes": "bytes",
+    "train_rise_bytes": "bytes",
+    "train_process_bytes": "bytes",
     "eval_peak_bytes": "bytes",
     "eval_peak_reserved_bytes": "bytes",
+    "eval_rise_bytes": "bytes",
     "infer_ms_per_sample": "ms",
     "infer_ms_per_sample_batched": "ms",
+    "largest_batch": "samples",
+    "infer_ms_per_sample_largest_batch": "ms",
     "prefill_ms": "ms",
     "decode_ms_per_token": "ms",
     "train_flops_per_sample": "FLOPs",
     "infer_flops_per_sample": "FLOPs",
+    "train_flops_utilisation": "%",
     "energy_joules": "joules",
     "load_wall_s": "s",
     "train_wall_s": "s",
@@ -56,8 +63,31 @@ METERS: dict[str, str] = {
 }
 """Every meter of a record with its unit, in the order in which records list them."""
 
-ADDED = frozenset({"task_params"})
+ADDED = frozenset(
+    {
+        "task_params",
+        "train_rise_bytes",
+        "train_process_bytes",
+        "eval_rise_bytes",
+        "largest_batch",
+        "infer_ms_per_sample_largest_batch",
+        "train_flops_utilisation",
+    }
+)
 """Meters that the first records of this schema do not have."""
+
+
+SAMPLES: dict[str, str] = {
+    "train_loss": "nats",
+    "train_step_ms": "ms",
+    "infer_ms_per_sample": "ms",
+    "prefill_ms": "ms",
+    "decode_ms_per_token": "ms",
+}
+"""What is kept reading by reading beside a record, with its unit."""
+
+_SHA256 = r"^[0-9a-f]{64}$"
+_SEAL = re.compile(r',\n  "sha256": "[0-9a-f]{64}"\n\}\n\Z')
 
 
 class RecordError(ValueError):
@@ -66,7 +96,9 @@ class RecordError(ValueError):
 
 def _encodable(value: Any) -> Any:
     """Paths that are no valid UTF-8 reach Python as lone surrogates, which JSON files cannot hold."""
-    return value.encode("utf-8", "backslashreplace").decode("utf-8") if isinstance(value, str) else value
+    if not isinstance(value, str) or value.isascii():
+        return value
+    return value.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _plain(value: Any, where: str) -> Any:
@@ -201,15 +233,17 @@ def unavailable(reason: str) -> Unavailable:
     return Unavailable(reason=reason)
 
 
-class PredictionsFile(_Model):
-    """The predictions beside the record: a bare file name and the SHA-256 of its bytes."""
+class NamedFile(_Model):
+    """A file beside the record: its bare name and the SHA-256 of its bytes."""
 
     file: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    sha256: str = Field(pattern=_SHA256)
 
 
 class Record(_Model):
     """One run. An `ok` record has every meter and no reason; any other status says why.
+
+    `sha256`, that of the rest of the record's text, belongs to the file alone: `load` checks it and takes it off.
 
     Raises:
         ValueError: a field is missing, unknown, of the wrong type, NaN or infinite (pydantic names it).
@@ -223,8 +257,10 @@ class Record(_Model):
     cell: Cell
     metrics: dict[str, MetricValue] = Field(default_factory=dict)
     meters: dict[str, Meter] = Field(default_factory=dict, validate_default=True)
-    predictions: PredictionsFile | None = None
+    predictions: NamedFile | None = None
+    samples: NamedFile | None = None
     provenance: JsonObject = Field(default_factory=dict)
+    sha256: str | None = Field(default=None, pattern=_SHA256)
 
     @field_validator("meters", mode="after")
     @classmethod
@@ -252,37 +288,62 @@ class Record(_Model):
         return self
 
     def to_json(self) -> str:
-        """The text of the record file; `traceback` and a metric's `reason` appear only where there is one."""
-        data = self.model_dump(mode="json", by_alias=True)
-        for holder, key in [(data, "traceback"), *((metric, "reason") for metric in data["metrics"].values())]:
+        """The sealed text of the record file; `traceback`, `samples` and a metric's `reason` left out where None."""
+        data = self.model_dump(mode="json", by_alias=True, exclude={"sha256"})
+        optional = [
+            (data, "traceback"),
+            (data, "samples"),
+            *((metric, "reason") for metric in data["metrics"].values()),
+        ]
+        for holder, key in optional:
             if holder[key] is None:
                 del holder[key]
-        return json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        return _sealed(json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def load(path: Path) -> Record:
     """The record in a file.
 
     Raises:
-        RecordError: unreadable, no JSON (with line and column), a newer schema, or a field that is wrong.
+        RecordError: unreadable, no JSON (with line and column), a newer schema, a field that is wrong, or a text that
+            was edited since it was written.
     """
     try:
         text = path.read_text(encoding="utf-8")
-        data = json.loads(text, parse_constant=_refuse_constant)
-    except json.JSONDecodeError as error:
-        raise RecordError(f"{path}: no valid JSON at line {error.lineno} column {error.colno}: {error.msg}") from None
     except OSError as error:
         raise RecordError(f"{path}: cannot be read: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise RecordError(f"{path}: no valid JSON: {error}") from None
+    try:
+        # From the text: strict checks let a JSON array, but not a Python list, become a tuple.
+        record = Record.model_validate_json(text)
+    except ValidationError as error:
+        raise RecordError(f"{path}: {_wrong(text) or _first_error(error)}") from None
+    if record.sha256 is None:  # older than the seal
+        return record
+    if text != _sealed(_SEAL.sub("\n}\n", text)):
+        raise RecordError(f"{path}: edited since it was written: its sha256 is not that of its text")
+    return record.model_copy(update={"sha256": None})
+
+
+def _wrong(text: str) -> str | None:
+    """What is wrong with a text as a whole, rather than with a field of it."""
+    try:
+        data = json.loads(text, parse_constant=_refuse_constant)
+    except json.JSONDecodeError as error:
+        return f"no valid JSON at line {error.lineno} column {error.colno}: {error.msg}"
+    except (ValueError, RecursionError) as error:
+        return f"no valid JSON: {error}"
     version = data.get("schema") if isinstance(data, dict) else None
     if isinstance(version, int) and version > SCHEMA:
-        raise RecordError(f"{path}: schema {version} is newer than schema {SCHEMA} of this vltune; update vltune")
-    try:
-        # From the text again: strict checks let a JSON array, but not a Python list, become a tuple.
-        return Record.model_validate_json(text)
-    except ValidationError as error:
-        raise RecordError(f"{path}: {_first_error(error)}") from None
+        return f"schema {version} is newer than schema {SCHEMA} of this vltune; update vltune"
+    return None
+
+
+def _sealed(text: str) -> str:
+    """The text of a record with its own SHA-256 as the last field."""
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return text.removesuffix("\n}\n") + f',\n  "sha256": "{digest}"\n}}\n'
 
 
 def _refuse_constant(name: str) -> None:

@@ -48,7 +48,11 @@ def arguments(record: Record, parse: Parse, *, results: Path) -> argparse.Namesp
     # What the command line set for other cells is no part of this one.
     args.set = [item for item in args.set if item.partition("=")[0].strip() in record.cell.explicit]
     args.init = [item for item in args.init if item.partition("=")[0] == record.cell.method]
-    args.results, args.fresh, args.save, args.profile = results, True, False, False
+    # What tuning chose is run with, not chosen again.
+    chosen = record.provenance.get("tuning", {}).get("values", {})
+    args.set += [f"{name}={value!r}" for name, value in chosen.items()]
+    args.tune = args.tune_seconds = args.tune_share = None
+    args.results, args.fresh, args.save, args.profile, args.tensorboard = results, True, False, False, False
     return args
 
 

@@ -14,14 +14,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from harness.record import PredictionsFile, Record, RecordError, cell_key, load
+from harness.record import NamedFile, Record, RecordError, cell_key, load
 from harness.store import Store
 
-_PREDICTIONS = ".predictions.jsonl"
+_BESIDE = ("predictions", "samples")
 _TEMPORARY = re.compile(r"\..+\.(?:[0-9a-f]{8}\.tmp|claim)", re.DOTALL)
 _RUN_ID = re.compile(r"\d{8}T\d{9}Z-(?P<key>[0-9a-f]{8})-[0-9a-f]{6}")
 _UPDATE = "update vltune"
-_RESTORE = "restore it from a copy, or delete record and predictions and run the cell again"
+_RESTORE = "restore it from a copy, or delete the record with its files and run the cell again"
 _CHUNK_BYTES = 1 << 20
 _LONGEST = 500
 
@@ -95,11 +95,12 @@ def _is_record(name: str) -> bool:
 
 def _check_folder(here: _Check, folder: Path, names: Sequence[str]) -> None:
     _check_leftovers(here, folder, names)
-    taken = {file for name in names if _is_record(name) for file in [_check_record(here, folder / name)] if file}
+    taken = {file for name in names if _is_record(name) for file in _check_record(here, folder / name)}
     for name in names:
         if name.endswith(".jsonl") and not name.startswith(".") and name not in taken:
             fix = "delete it, unless a run is still writing its record or that can be restored from a copy"
-            here.report(folder / name, "predictions of no record", fix)
+            kind = "samples" if name.endswith(".samples.jsonl") else "predictions"
+            here.report(folder / name, f"{kind} of no record", fix)
 
 
 def _check_leftovers(here: _Check, folder: Path, names: Sequence[str]) -> None:
@@ -109,24 +110,25 @@ def _check_leftovers(here: _Check, folder: Path, names: Sequence[str]) -> None:
             here.report(folder / name, "left behind by a writer that was killed", fix)
 
 
-def _check_record(here: _Check, path: Path) -> str | None:
-    """Check one record; returns the name of the predictions that are its own, though it may be unreadable."""
+def _check_record(here: _Check, path: Path) -> list[str]:
+    """Check one record; returns the names of the files that are its own, though it may be unreadable."""
     if not _is_file(path):
         here.report(path, "no file that can be read", "make it readable, or move it out of the results")
-        return None
+        return []
     try:
         record = load(path)
     except RecordError as error:
         here.problems.append(_unreadable(path, str(error).removeprefix(f"{path}: ")))
-        return f"{path.stem}{_PREDICTIONS}"
+        return [f"{path.stem}.{kind}.jsonl" for kind in _BESIDE]
     _check_place(here, path, record)
     key, made = cell_key(record.cell)[:8], _RUN_ID.fullmatch(record.run_id)
     if made and made["key"] != key:
         here.report(path, f"the cell was edited: its key is {key}, the run id says {made['key']}", _RESTORE)
-    if record.predictions is None:
-        return None
-    _check_predictions(here, path, record, record.predictions)
-    return record.predictions.file
+    beside = [(record.predictions, _evaluated(record), "predictions"), (record.samples, None, "samples")]
+    for named, expected, kind in beside:
+        if named is not None:
+            _check_beside(here, path, named, lines=expected, kind=kind)
+    return [named.file for named, _, _ in beside if named is not None]
 
 
 def _unreadable(path: Path, what: str) -> Problem:
@@ -166,20 +168,20 @@ def _check_place(here: _Check, path: Path, record: Record) -> None:
         here.report(path, f"holds a run of {cell}", f"move it with its predictions to {folder}")
 
 
-def _check_predictions(here: _Check, path: Path, record: Record, named: PredictionsFile) -> None:
-    """Hold the predictions against what the record says of them: their hash, and one line for each example."""
+def _check_beside(here: _Check, path: Path, named: NamedFile, *, lines: int | None, kind: str) -> None:
+    """Hold a file beside a record against what that says of it: its hash, and the number of lines where it is known."""
     beside = path.with_name(named.file)
     if not _is_file(beside):
-        here.report(path, f"its predictions {named.file} are not there", _RESTORE)
+        here.report(path, f"its {kind} {named.file} are not there", _RESTORE)
         return
     try:
-        sha256, lines, whole = _read(beside)
+        sha256, found, whole = _read(beside)
     except OSError as error:
         here.report(beside, f"cannot be read: {error.strerror}", "make it readable")
         return
-    expected, wrong = _evaluated(record), []
-    if expected is not None and lines != expected:
-        wrong.append(f"{lines:,} lines for {expected:,} examples")
+    wrong = []
+    if lines is not None and found != lines:
+        wrong.append(f"{found:,} lines for {lines:,} examples")
     if not whole:
         wrong.append("the last line is cut off")
     if sha256 != named.sha256:

@@ -12,12 +12,12 @@ import json
 import os
 import secrets
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from harness.record import PredictionsFile, Record, RecordError, cell_key, load
+from harness.record import SAMPLES, NamedFile, Record, RecordError, cell_key, load
 
 _LONGEST_FOLDER = 120
 
@@ -55,32 +55,73 @@ class Store:
                 f"results folder {self.root} cannot be written ({error.strerror}): choose another with --results DIR"
             ) from None
 
-    def append(self, record: Record, predictions: Iterable[dict[str, Any]] | None) -> Path:
+    def append(
+        self,
+        record: Record,
+        predictions: Iterable[dict[str, Any]] | None,
+        *,
+        samples: Mapping[str, Sequence[float]] | None = None,
+    ) -> Path:
         """Write a record, and beside it its predictions, one JSON line per example in the order given.
 
-        Fills `record.predictions`. Returns the path of the record.
+        `samples`, the readings of a run one by one by name (of `record.SAMPLES`), go into a file of their own, a line
+        each. Fills `record.predictions` and `record.samples`. Returns the path of the record.
 
         Raises:
             StoreError: the run id is taken, or a file cannot be written.
-            ValueError: `record.predictions` is set already, or a prediction is no JSON (its index is named).
+            ValueError: `record.predictions` or `record.samples` is set already, or a prediction is no JSON (its index
+                is named).
         """
-        if record.predictions is not None:
-            raise ValueError("record.predictions is filled by the store: pass the predictions themselves")
+        if record.predictions is not None or record.samples is not None:
+            raise ValueError("record.predictions and record.samples are filled by the store: pass what they name")
         path = self.folder(record) / f"{record.run_id}.json"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             if path.exists():
                 raise FileExistsError
-            if predictions is not None:
-                beside = path.with_name(f"{record.run_id}.predictions.jsonl")
-                named = PredictionsFile(file=beside.name, sha256=_write_once(beside, _lines(predictions)))
-                record = record.model_copy(update={"predictions": named})
+            beside = {"predictions": predictions, "samples": None if samples is None else _series(samples)}
+            named = {
+                kind: _write_beside(path.with_name(f"{record.run_id}.{kind}.jsonl"), rows)
+                for kind, rows in beside.items()
+                if rows is not None
+            }
+            record = record.model_copy(update=named)
             _write_once(path, [record.to_json().encode()])
         except FileExistsError:
             raise StoreError(f"{path}: run id {record.run_id} is taken; records are never overwritten") from None
         except OSError as error:
             raise StoreError(f"{path}: cannot be written ({error.strerror}): choose another --results DIR") from error
         return path
+
+    def rows(self, record: Record, named: NamedFile) -> list[dict[str, Any]]:
+        """The lines of a file beside a record, as they were written.
+
+        Raises:
+            StoreError: it is missing, cannot be read, or is not the file that the record names.
+        """
+        path = self.folder(record) / named.file
+        fix = "restore it from a copy, or run the cell again with --fresh"
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise StoreError(f"{path}: cannot be read ({error.strerror}); {fix}") from None
+        if hashlib.sha256(content).hexdigest() != named.sha256:
+            raise StoreError(f"{path}: not the file that its record names (sha256), so it was edited or cut; {fix}")
+        try:
+            # Not splitlines: answers may hold other line separators than the one that ends a line here.
+            return [json.loads(line) for line in content.decode("utf-8").split("\n") if line]
+        except ValueError as error:
+            raise StoreError(f"{path}: not what a run writes ({error}); {fix}") from None
+
+    def samples(self, record: Record) -> dict[str, list[float]] | None:
+        """The readings of a run one by one, by name (of `record.SAMPLES`); None for a record that has kept none.
+
+        Raises:
+            StoreError: as `rows`.
+        """
+        if record.samples is None:
+            return None
+        return {row["name"]: row["values"] for row in self.rows(record, record.samples)}
 
     def folder(self, record: Record) -> Path:
         """Where the files of a record lie."""
@@ -129,10 +170,21 @@ def folder_name(name: str) -> str:
     return f"{quoted[: _LONGEST_FOLDER - 17]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
 
 
-def _lines(predictions: Iterable[dict[str, Any]]) -> Iterator[bytes]:
-    for index, prediction in enumerate(predictions):
+def _series(samples: Mapping[str, Sequence[float]]) -> Iterator[dict[str, Any]]:
+    """A line for each kind of reading that was taken."""
+    return (
+        {"name": name, "unit": SAMPLES[name], "values": list(samples[name])} for name in SAMPLES if samples.get(name)
+    )
+
+
+def _write_beside(path: Path, rows: Iterable[dict[str, Any]]) -> NamedFile:
+    return NamedFile(file=path.name, sha256=_write_once(path, _lines(rows)))
+
+
+def _lines(rows: Iterable[dict[str, Any]]) -> Iterator[bytes]:
+    for index, row in enumerate(rows):
         try:
-            line = json.dumps(prediction, sort_keys=True, ensure_ascii=False, allow_nan=False)
+            line = json.dumps(row, sort_keys=True, ensure_ascii=False, allow_nan=False)
             yield f"{line}\n".encode()
         except (TypeError, ValueError) as error:
             raise ValueError(f"prediction {index} cannot be written as JSON: {error}") from None

@@ -10,8 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from harness.efficiency import efficiency
 from harness.example_scores import Scores, no_scores
-from harness.record import METERS, Distribution, MetricValue, Record, Unavailable
+from harness.record import METERS, Cell, Distribution, MetricValue, Record, Scalar, Unavailable
 from harness.standing import Standing, standing
 from harness.stats import seed_summary
 
@@ -23,7 +24,10 @@ _RANDOM_WEIGHTS = "random weights: accuracy is not ranked"
 
 @dataclass(frozen=True)
 class Row:
-    """One method (with one choice of its own settings) in one table, its seeds aggregated."""
+    """One method (with one choice of its own settings) in one table, its seeds aggregated.
+
+    `settings` says who chose these: `tuned, N trials`, `set by hand` or `defaults`; empty where nothing is trained.
+    """
 
     method: str
     baseline: bool
@@ -35,6 +39,7 @@ class Row:
     intervals: dict[str, tuple[float, float] | None] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
+    settings: str = ""
 
 
 @dataclass(frozen=True)
@@ -76,7 +81,7 @@ def tables(records: Iterable[Record], scores: Scores = no_scores) -> list[Table]
 
 def _common(record: Record) -> dict[str, Any]:
     """All options but the method's own, learning rate included; one kind of device is one, whatever its number."""
-    options = {name: value for name, value in record.cell.options.items() if name != "method"}
+    options = {name: value for name, value in record.cell.options.items() if name not in ("method", "tuning")}
     if isinstance(train := options.get("train"), dict):
         options["train"] = {name: value for name, value in train.items() if name != "lr"}
     if isinstance(run := options.get("run"), dict) and "device" in run:
@@ -109,16 +114,19 @@ def _table(records: Sequence[Record], title: str, scores: Scores) -> Table:
         settings = json.dumps(_own(record), sort_keys=True)
         variants.setdefault((record.cell.method, settings), []).append(record)
     done, absent, counted = dict[str, tuple[Row, list[Record]]](), [], []
+    choosers = {key: _chooser(runs) for key, runs in variants.items()}
+    told = any("tuning" in record.cell.options for record in records)
     for (method, settings), runs in variants.items():
-        rivals = [json.loads(other) for name, other in variants if name == method]
-        label = _label(method, json.loads(settings), rivals)
+        chooser = choosers[method, settings]
+        same = [key for key in variants if key[0] == method and (not told or choosers[key] == chooser)]
+        label = _label(method, json.loads(settings), [json.loads(other) for _, other in same], chooser if told else "")
         latest = {run.cell.seed: run for run in runs if run.status == "ok"}
         if latest:
             chosen = [latest[seed] for seed in sorted(latest)]
             counted += chosen
-            done[label] = (_aggregate(label, chosen), chosen)
+            done[label] = (_aggregate(label, chooser, chosen), chosen)
         if without := [run for run in runs if run.cell.seed not in latest]:
-            absent.append(_absent(label, without))
+            absent.append(_absent(label, chooser, without))
     metrics: dict[str, MetricValue] = {}
     for record in counted:
         for name, metric in record.metrics.items():
@@ -156,21 +164,42 @@ def _standing(
 
 
 def _own(record: Record) -> dict[str, Any]:
-    """What a method may choose for itself: its fields and its learning rate."""
+    """What a method may choose for itself: its fields, its learning rate, and what the choice might cost."""
     train = record.cell.options.get("train")
     rate = {"lr": train["lr"]} if isinstance(train, dict) and "lr" in train else {}
-    return {**(record.cell.options.get("method") or {}), **rate}
+    budget = record.cell.options.get("tuning") or {}
+    # Not what was tuned, which has another key for another first seed.
+    spent = {"tuning": {name: budget.get(name) for name in ("trials", "seconds", "share")}} if budget else {}
+    return {**(record.cell.options.get("method") or {}), **rate, **spent}
 
 
-def _label(method: str, settings: Any, rivals: Sequence[Any]) -> str:
-    """The method's name, with the settings in which it differs from other rows of the same method."""
+def _chooser(runs: Sequence[Record]) -> str:
+    """See `Row.settings`."""
+    budget = runs[-1].cell.options.get("tuning")
+    if isinstance(budget, dict):
+        return f"tuned, {budget.get('trials')} trials"
+    trainable = runs[-1].meters.get("trainable_params")
+    if isinstance(trainable, Scalar) and not trainable.value:
+        return ""
+    return "set by hand" if any(_own_fields(run.cell) for run in runs) else "defaults"
+
+
+def _own_fields(cell: Cell) -> list[str]:
+    """What the command line set of a method's own; of `blind` also that of the method it stands for."""
+    shared = ("train", cell.task)
+    return [name for name in cell.explicit if name == "train.lr" or ("." in name and name.split(".")[0] not in shared)]
+
+
+def _label(method: str, settings: Any, rivals: Sequence[Any], chooser: str) -> str:
+    """The method's name, with who chose its settings and those in which it differs from other rows of the same kind."""
     mine, others = flatten(settings or {}), [flatten(rival or {}) for rival in rivals]
     names = sorted({name for other in others for name in other})
     telling = [name for name in names if any(other.get(name) != mine.get(name) for other in others)]
-    return f"{method} ({', '.join(f'{name}={show(mine.get(name))}' for name in telling)})" if telling else method
+    notes = [*([chooser] if chooser else []), *(f"{name}={show(mine.get(name))}" for name in telling)]
+    return f"{method} ({', '.join(notes)})" if notes else method
 
 
-def _aggregate(label: str, runs: Sequence[Record]) -> Row:
+def _aggregate(label: str, chooser: str, runs: Sequence[Record]) -> Row:
     row = Row(
         method=label,
         baseline=runs[0].cell.method in BASELINES,
@@ -178,11 +207,16 @@ def _aggregate(label: str, runs: Sequence[Record]) -> Row:
         reason=None,
         seeds=[run.cell.seed for run in runs],
         runs=[run.run_id for run in runs],
+        settings=chooser,
     )
     for name in dict.fromkeys(name for run in runs for name in run.metrics):
         _add_metric(row, name, [run.metrics[name] for run in runs if name in run.metrics], _random_weights(runs[0]))
     for name in METERS:
         _add_meter(row, name, [run.meters[name] for run in runs])
+    primary = next(iter(runs[0].metrics))
+    derived = efficiency(row.values, row.reasons, primary=primary, goal=runs[0].metrics[primary].goal)
+    row.values.update({name: None if isinstance(found, str) else found for name, found in derived.items()})
+    row.reasons.update({name: found for name, found in derived.items() if isinstance(found, str)})
     trainable, total = row.values["trainable_params"], row.values["total_params"]
     row.values["trainable_percent"] = 100 * trainable / total if trainable is not None and total else None
     if row.values["trainable_percent"] is None:
@@ -216,7 +250,7 @@ def _add_meter(row: Row, name: str, meters: Sequence[Any]) -> None:
         row.reasons[name] = meters[0].reason
 
 
-def _absent(label: str, runs: Sequence[Record]) -> Row:
+def _absent(label: str, chooser: str, runs: Sequence[Record]) -> Row:
     last = runs[-1]
     return Row(
         method=label,
@@ -225,6 +259,7 @@ def _absent(label: str, runs: Sequence[Record]) -> Row:
         reason=last.reason,
         seeds=sorted({run.cell.seed for run in runs}),
         runs=[last.run_id],
+        settings=chooser,
     )
 
 

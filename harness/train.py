@@ -32,6 +32,15 @@ class DivergedError(RuntimeError):
     """The loss stopped being a number; the message names the step."""
 
 
+@dataclass(frozen=True)
+class Step:
+    """An optimiser step that is done: its number from 1, its loss, and the learning rate it was taken with."""
+
+    number: int
+    loss: float
+    learning_rate: float
+
+
 @dataclass
 class TrainResult:
     """What training left behind: the loss of every step, step times without data loading, and samples seen.
@@ -142,12 +151,13 @@ def train(
     accelerator: Accelerator,
     seed: int,
     label: str,
-    profiler: torch.profiler.profile | None = None,
+    after_step: Callable[[Step], None] | None = None,
 ) -> TrainResult:
     """Train the attachment's parameters, and the task's own, in place.
 
     Each step takes `batch_size` examples in `accumulate` parts; a part counts by its `Task.weight` (labelled tokens),
-    so the gradient is that of the whole batch. A profiler is told of the end of each step.
+    so the gradient is that of the whole batch. `after_step` is told of each step once it is done, outside its time;
+    what it raises ends the training.
 
     Raises:
         DivergedError: the loss is NaN or infinite.
@@ -185,8 +195,8 @@ def train(
         if step >= min(WARM_UP_STEPS, steps - 1):
             result.step_ms.append(watch.ms())
         result.samples += len(indices)
-        if profiler is not None:
-            profiler.step()
+        if after_step is not None:
+            after_step(Step(step + 1, loss, optimizer.param_groups[0]["lr"]))
     result.wall_s = total.ms() / 1e3
     attachment.train(False)
     return result

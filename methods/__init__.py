@@ -222,9 +222,22 @@ class Attachment:
             self._handles.pop().remove()
 
 
-def setting(default: Any, doc: str, *, source: str = "", **limits: float) -> Any:
-    """A hyperparameter: its default, what it means, where the default comes from and its `low`/`high`/`below`."""
-    return dataclasses.field(default=default, metadata={"doc": doc, "source": source, **limits})
+@dataclass(frozen=True)
+class Search:
+    """Where `run --tune` looks for the value of a float field, both ends included; with `log` on a log scale."""
+
+    low: float
+    high: float
+    log: bool = False
+
+
+def setting(default: Any, doc: str, *, source: str = "", tune: Search | None = None, **limits: float) -> Any:
+    """A hyperparameter: its default, what it means, where the default comes from and its `low`/`high`/`below`.
+
+    With `tune`, `run --tune` searches it. That is for what the method's paper treats as tunable and what leaves the
+    number of parameters as it is.
+    """
+    return dataclasses.field(default=default, metadata={"doc": doc, "source": source, "tune": tune, **limits})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,11 +14,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from methods import Attachment, Images, Insert, Method, VLModel, setting
+from methods import Attachment, Images, Insert, Method, Search, VLModel, setting
 from methods.kernels.memory_read import memory_read
 from methods.layers import Memory, Projector, SlotEmbeddings, attach_branches, pool_grid, scatter_rows, vision_adapters
 
 CODE = "authors' train script (commit cec09b8)"
+WEIGHTS = Search(1e-3, 1.0, log=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,9 +28,16 @@ class AdemVL(Method):
 
     needs: ClassVar[frozenset[str]] = frozenset({"llm.input", "llm.ffn", "vision.ffn"})
 
-    alpha: float = setting(0.1, "weight of the fusion beside each FFN", source=CODE)
-    beta: float = setting(0.01, "weight of the projected patches; not of the CLS token", source=CODE)
-    drop_ratio: float = setting(0.1, "share of the lowest scores each text token drops", source=CODE, low=0, below=1)
+    alpha: float = setting(0.1, "weight of the fusion beside each FFN", source=CODE, tune=WEIGHTS)
+    beta: float = setting(0.01, "weight of the projected patches; not of the CLS token", source=CODE, tune=WEIGHTS)
+    drop_ratio: float = setting(
+        0.1,
+        "share of the lowest scores each text token drops",
+        source=CODE,
+        low=0,
+        below=1,
+        tune=Search(0.0, 0.5),
+    )
     scales: tuple[int, ...] = setting((256, 64), "token counts the patch grid is pooled to", source=CODE, low=1)
     cls: bool = setting(True, "insert the projected CLS token into the input", source=CODE)
     hidden: int = setting(128, "width of the projectors' middle layer", source=CODE, low=1)

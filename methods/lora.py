@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import peft
 from torch import nn
 
-from methods import Attachment, Handle, Method, Tower, VLModel, setting
+from methods import Attachment, Handle, Method, Search, Tower, VLModel, setting
 from methods.layers import VisualPrompt, attach_visual_prompt, prompt_tokens, prompt_unmet
 
 PREFIX = "lora."
@@ -23,8 +23,17 @@ class LoRA(Method):
     """Low-rank updates of a tower's linear layers. Source: peft; rank and targets as in LLaVA-LoRA's 4.4 M row."""
 
     rank: int = setting(8, "rank of every update", source="arXiv 2106.09685, Table 6", low=1)
-    alpha: float = setting(16.0, "scaling: alpha / rank, or alpha / sqrt(rank) with rslora")
-    dropout: float = setting(0.05, "dropout on the input of every update", source="LLaVA's LoRA script", low=0, below=1)
+    alpha: float = setting(
+        16.0, "scaling: alpha / rank, or alpha / sqrt(rank) with rslora", tune=Search(2.0, 128.0, log=True)
+    )
+    dropout: float = setting(
+        0.05,
+        "dropout on the input of every update",
+        source="LLaVA's LoRA script",
+        low=0,
+        below=1,
+        tune=Search(0.0, 0.2),
+    )
     target_modules: tuple[str, ...] = setting(("q_proj", "v_proj"), "last or last but one part of the layers' names")
     dora: bool = setting(False, "learn magnitudes apart from directions", source="arXiv 2402.09353")
     rslora: bool = setting(False, "scale by alpha / sqrt(rank)", source="arXiv 2312.03732")

@@ -11,11 +11,12 @@ from typing import ClassVar
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from methods import Attachment, Images, Method, VLModel, setting
+from methods import Attachment, Images, Method, Search, VLModel, setting
 from methods.kernels.memory_read import memory_read
 from methods.layers import Memory, Projector, SlotEmbeddings, attach_branches, scatter_rows, vision_adapters
 
 CODE = "authors' train script (commit 5eef19f)"
+WEIGHTS = Search(1e-3, 1.0, log=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,8 +25,10 @@ class MemVP(Method):
 
     needs: ClassVar[frozenset[str]] = frozenset({"llm.ffn", "vision.ffn"})
 
-    scale: float = setting(0.1, "weight of the memory beside each FFN", source=CODE)
-    image_scale: float = setting(0.01, "weight of the projected patches", source="constant in the authors' code")
+    scale: float = setting(0.1, "weight of the memory beside each FFN", source=CODE, tune=WEIGHTS)
+    image_scale: float = setting(
+        0.01, "weight of the projected patches", source="constant in the authors' code", tune=WEIGHTS
+    )
     slots: int = setting(320, "memory slots; the patches are zero-padded to it (400 for 13B)", source=CODE, low=1)
     dropout: float = setting(0.1, "dropout on the scores", source="authors' memvp/adapter.py", low=0, below=1)
     hidden: int = setting(128, "width of the projector's middle layer", source=CODE, low=1)

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from methods import Attachment, Branch, Handle, Method, Tower, VLModel, setting
+from methods import Attachment, Branch, Handle, Method, Search, Tower, VLModel, setting
 from methods.layers import VisualPrompt, attach_visual_prompt, prompt_tokens, prompt_unmet
 
 CODE = "authors' code (commit 8999b5a)"
@@ -42,8 +42,15 @@ class MWA(Method):
     """
 
     bottleneck: int = setting(64, "width of the adapters", source=CODE, low=1)
-    scale: float = setting(0.6, "weight of the adapters", source=CODE)
-    dropout: float = setting(0.1, "dropout in the adapters, and in a bottleneck enhancer", source=CODE, low=0, below=1)
+    scale: float = setting(0.6, "weight of the adapters", source=CODE, tune=Search(0.05, 5.0, log=True))
+    dropout: float = setting(
+        0.1,
+        "dropout in the adapters, and in a bottleneck enhancer",
+        source=CODE,
+        low=0,
+        below=1,
+        tune=Search(0.0, 0.3),
+    )
     enhancer: str = setting(
         "auto",
         "ffn (the code), bottleneck (the paper's size) or none; auto: ffn on an encoder, bottleneck on a decoder",

@@ -2,31 +2,53 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from harness.record import Record
 
+if TYPE_CHECKING:
+    from harness.published import PublishedTable
 
-def write(records: Iterable[Record], store_root: Path | None, out: Path, *, data_roots: Sequence[Path] = ()) -> None:
+
+def write(
+    records: Iterable[Record],
+    store_root: Path | None,
+    out: Path,
+    *,
+    data_roots: Sequence[Path] = (),
+    published: Sequence[PublishedTable] = (),
+) -> None:
     """Write the report of some records to a file.
 
     Args:
         records: what to show; the same records in any order give the same bytes.
-        store_root: the results folder they come from, for the predictions; None leaves out the parts made of these.
+        store_root: the results folder they come from, for predictions and curves; None leaves out what needs these.
         out: the HTML file; an existing one is replaced.
         data_roots: folders with the tasks' data. Without them the examples have no prompts, right answers and pictures.
+        published: the papers' tables, which stand apart, below ours.
 
     Raises:
         OSError: the file cannot be written.
     """
-    out.write_bytes(render(records, store_root, data_roots=data_roots).encode("utf-8"))
+    text = render(records, store_root, data_roots=data_roots, published=published)
+    out.write_bytes(text.encode("utf-8"))
 
 
-def render(records: Iterable[Record], store_root: Path | None, *, data_roots: Sequence[Path] = ()) -> str:
+def render(
+    records: Iterable[Record],
+    store_root: Path | None,
+    *,
+    data_roots: Sequence[Path] = (),
+    published: Sequence[PublishedTable] = (),
+) -> str:
     """The report as text; see `write`."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+    from harness.columns import visible
+    from harness.published_tables import SAID, shown
     from harness.report import assets
     from harness.report.page import page
     from harness.store import Store
@@ -43,10 +65,14 @@ def render(records: Iterable[Record], store_root: Path | None, *, data_roots: Se
     data = {
         "runs": content.runs,
         "plots": {section.id: section.plots for section in content.sections},
+        "learning": {section.id: section.learning.lines for section in content.sections},
+        "curves": {run: dataclasses.asdict(curve) for run, curve in content.curves.items()},
         "examples": {section.id: section.examples for section in content.sections if section.examples},
     }
     return environment.get_template("page.html").render(
         page=content,
+        published=[shown(table, visible) for table in published],
+        published_said=SAID,
         styles=assets.styles(),
         scripts=scripts,
         policy=assets.policy(scripts),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 FOLDER = Path(__file__).parent
-_SCRIPTS = ("theme", "grid", "labels", "plots", "examples", "runs", "filters")
+_SCRIPTS = ("theme", "grid", "labels", "figures", "plots", "curves", "examples", "runs", "filters")
 
 
 def styles() -> str:

@@ -20,7 +20,7 @@ class Cell:
     text: str
     sort: str
     best: bool
-    kind: Literal["score", "cost"]
+    kind: Literal["score", "cost", "efficiency"]
     interval: str
     reason: str
 
@@ -57,7 +57,10 @@ def grid(table: Table, look: Callable[[Row], Look]) -> Grid:
         )
         for index, row in enumerate(table.rows)
     ]
-    gone = [(one_line(names), one_line(methods), visible(reason)) for names, methods, reason in missing(table)]
+    gone = [
+        (one_line(names), one_line(methods), visible(reason))
+        for names, methods, reason in missing(table, efficiency=True)
+    ]
     return Grid(found, lines, gone, " ".join(map(one_line, legend(table))))
 
 

@@ -10,9 +10,10 @@ from typing import Any
 from harness.columns import visible, warnings
 from harness.example_scores import Scores
 from harness.record import Record
-from harness.report import answers, browser
+from harness.report import answers, browser, curves
 from harness.report.bars import Chart, charts
 from harness.report.colours import Look, look_of, looks
+from harness.report.curves import Curve, Learning
 from harness.report.evidence import Evidence, excuse, gather
 from harness.report.grid import Grid, grid
 from harness.report.matrix import Verdicts, verdicts
@@ -49,6 +50,7 @@ class Section:
     charts: list[Chart]
     tests: Verdicts
     plots: list[dict[str, Any]]
+    learning: Learning
     examples: dict[str, Any] | None
     no_examples: str
     not_judged: str
@@ -62,18 +64,24 @@ class Page:
     tasks: list[str]
     looks: list[Look]
     runs: dict[str, dict[str, Any]]
+    curves: dict[str, Curve]
     statuses: list[tuple[str, int]]
 
 
 @dataclass(frozen=True)
 class _Source:
-    """Where the sections come from: runs by id, the look of each method, and what the files tell."""
+    """Where the sections come from: runs by id, the look of each method, and what the files tell.
+
+    `curves` has the learning curves by run, `no_curve` why the other runs have none.
+    """
 
     by_run: Mapping[str, Record]
     looks: Mapping[str, Look]
     store: Store | None
     data_roots: Sequence[Path]
     scores: Scores
+    curves: Mapping[str, Curve]
+    no_curve: Mapping[str, str]
 
 
 def page(records: Sequence[Record], store: Store | None, data_roots: Sequence[Path]) -> Page:
@@ -81,12 +89,13 @@ def page(records: Sequence[Record], store: Store | None, data_roots: Sequence[Pa
 
     Args:
         records: from one results folder.
-        store: that folder, for the predictions; None leaves out what needs them.
+        store: that folder, for the predictions and learning curves; None leaves out what needs them.
         data_roots: folders with the tasks' data, for prompts, right answers and pictures.
     """
     ordered = sorted(records, key=lambda record: (record.run_id, record.to_json()))
     by_run = {record.run_id: record for record in ordered}
-    source = _Source(by_run, looks(ordered), store, data_roots, answers.scores(store))
+    learned, no_curve = curves.read(ordered, store)
+    source = _Source(by_run, looks(ordered), store, data_roots, answers.scores(store), learned, no_curve)
     found = tables(ordered, source.scores)
     sections = [_section(index, found, source) for index in range(len(found))]
     counts: dict[str, int] = {}
@@ -96,7 +105,8 @@ def page(records: Sequence[Record], store: Store | None, data_roots: Sequence[Pa
         sections,
         sorted({section.task for section in sections}),
         sorted(source.looks.values(), key=lambda look: (look.baseline, look.name)),
-        {record.run_id: run_page(record) for record in ordered},
+        {record.run_id: {**run_page(record), **_learning(record, source)} for record in ordered},
+        learned,
         sorted(counts.items()),
     )
 
@@ -120,10 +130,18 @@ def _section(index: int, found: Sequence[Table], source: _Source) -> Section:
         charts=charts(table, look),
         tests=verdicts(table, source.by_run, source.scores, look),
         plots=plots(table, look, source.by_run),
+        learning=curves.of_table(table, look, source.curves, source.no_curve),
         examples=_examples(evidence, look, len(found)),
         no_examples=excuse(evidence.no_lines),
         not_judged=excuse(evidence.not_judged),
     )
+
+
+def _learning(record: Record, source: _Source) -> dict[str, Any]:
+    """The learning curve on the page of a run, or why there is none."""
+    if found := source.curves.get(record.run_id):
+        return {"learning": curves.of_run(record, found, source.looks[record.cell.method])}
+    return {"no_learning": source.no_curve[record.run_id]}
 
 
 def _absent(row: Row) -> Absent:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -61,6 +62,19 @@ def test_detach_gives_the_backbone_back_bit_for_bit(name: str, tiny_model: Decod
     assert torch.equal(tiny_model.logits(make_batch(tiny_model)), before)
     if methods.load(name).trains:
         assert changed.shape != before.shape or not torch.equal(changed, before)
+
+
+@pytest.mark.parametrize("name", methods.names())
+def test_what_tuning_may_change_leaves_the_parameters_as_many(name: str, tiny_model: DecoderModel) -> None:
+    fields = FIELDS.get(name, {})
+    searches = {f.name: search for f in dataclasses.fields(methods.load(name)) if (search := f.metadata.get("tune"))}
+    counts = set()
+    for changes in ({}, *({field: end} for field, of in searches.items() for end in (of.low, of.high))):
+        attachment = methods.get(name, **fields | changes).attach(tiny_model, 0)
+        counts.add(sum(parameter.numel() for parameter in attachment.parameters()))
+        attachment.detach()
+    assert len(counts) == 1
+    assert all(of.low < of.high and (of.low > 0 or not of.log) for of in searches.values())
 
 
 @pytest.mark.parametrize("name", methods.names())

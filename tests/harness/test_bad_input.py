@@ -40,7 +40,7 @@ def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("a cell was started")
 
-    monkeypatch.setattr(run, "_cell", refuse)
+    monkeypatch.setattr(run, "run_cell", refuse)
 
 
 def refused(
@@ -201,7 +201,9 @@ def test_long_prompts_are_cut_and_counted_when_asked(
 ) -> None:
     long_question(data)
     seen: list[Any] = []
-    monkeypatch.setattr(run, "_cell", lambda bench, cell, ready, number: seen.append(ready.overlong) or "ok")
+    monkeypatch.setattr(
+        run, "run_cell", lambda bench, choices, cell, ready, number: (cell, seen.append(ready.overlong) or "ok")
+    )
     llm, vision = map(str, folders)
     command = ["run", "--methods", "memvp", "--task", "scienceqa", "--llm", llm, "--vision", vision, "--steps", "1"]
     command += ["--device", "cpu", "--set", "memvp.slots=16", "--data-root", str(data)]

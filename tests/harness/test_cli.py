@@ -276,8 +276,21 @@ def test_published_tables_follow_ours(capsys: pytest.CaptureFixture[str], tmp_pa
     assert "never ranked with ours" in papers
     assert "133.2" in papers  # ADEM-VL 13B, CIDEr
     assert "94.55" not in papers  # ScienceQA
-    assert cli.main(["leaderboard", "--results", str(tmp_path), "--published", "--format", "csv"]) == 2
-    assert "--published: goes with --format md, not csv" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("format", ["md", "html", "latex", "csv", "json"])
+def test_published_figures_go_with_every_format(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, format: str
+) -> None:
+    out = tmp_path / "out"
+    where = ["--results", str(tmp_path), "--task", "coco_caption", "--format", format, "--out", str(out)]
+    assert cli.main(["leaderboard", *where]) == 0
+    assert "133.2" not in out.read_text(encoding="utf-8").partition("<script")[0]
+    assert cli.main(["leaderboard", *where, "--published"]) == 0
+    text = out.read_text(encoding="utf-8").partition("<script")[0]
+    assert "133.2" in text  # ADEM-VL 13B, CIDEr
+    assert "94.55" not in text  # ScienceQA
+    assert capsys.readouterr().err == ""
 
 
 def test_mini_data_is_written_and_checked(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

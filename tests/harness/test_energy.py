@@ -204,7 +204,7 @@ def test_a_gpu_counts_millijoules_once_its_work_is_done(gpu: list[Nvml], monkeyp
     [
         (Nvml([NvmlError("Not Supported")]), "NVML has no total energy of cuda:0: Not Supported"),
         (Nvml([17, NvmlError("GPU is lost")]), "NVML has no total energy of cuda:0: GPU is lost"),
-        (Nvml([], starts=False), "a GPU's energy is read through NVML, which does not start: Driver Not Loaded"),
+        (Nvml([], starts=False), "a GPU is asked through NVML, which does not start: Driver Not Loaded"),
     ],
 )
 def test_what_nvml_refuses_is_the_reason(

@@ -43,6 +43,38 @@ def test_peak_memory_sees_what_was_freed_and_forgets_the_phase_before() -> None:
     assert abs(again - small) < 100 * MIB
 
 
+def test_the_rise_counts_from_what_was_in_use_before() -> None:
+    held = bytearray(200 * MIB)
+    before = meters.used_memory(CPU)
+    with meters.peak_memory(CPU, before=before) as peak:
+        block = bytearray(300 * MIB)
+        del block
+        reading = peak()
+    assert isinstance(reading.rise, Scalar)
+    assert reading.rise.value == pytest.approx(300 * MIB, rel=0.1)
+    assert isinstance(reading.used, Scalar)
+    assert reading.used.value - reading.rise.value == before
+    assert before is not None
+    assert before > len(held)
+
+
+def test_a_rise_over_what_nobody_read_is_null() -> None:
+    with meters.peak_memory(CPU) as peak:
+        assert isinstance(peak().rise, Unavailable)
+
+
+def test_freed_memory_is_given_back_before_it_is_read() -> None:
+    before = meters.used_memory(CPU)
+    assert before is not None
+    kept = [torch.ones(8_000) for _ in range(10_000)]  # 300 MB in blocks below what malloc maps one by one
+    last = kept[-1]
+    del kept
+    after = meters.used_memory(CPU)
+    assert after is not None
+    assert after - before < 60 * MIB
+    assert last.sum() == 8_000
+
+
 def test_reserved_memory_is_null_with_its_reason_on_cpu() -> None:
     with meters.peak_memory(CPU) as peak:
         reserved = peak().reserved
@@ -63,13 +95,14 @@ def test_latency_times_single_examples(tiny_model: DecoderModel, tmp_path: Path)
     task = tasks.get("scienceqa")
     examples = task.examples("test", tmp_path / "data", limit=None)
     found = meters.latency(tiny_model, task, examples)
-    for reading, count in (
-        (found.infer_ms_per_sample, meters.LATENCY_SAMPLES),
-        (found.prefill_ms, meters.LATENCY_SAMPLES),
-        (found.decode_ms_per_token, meters.LATENCY_SAMPLES * meters.DECODE_TOKENS),
+    for name, count in (
+        ("infer_ms_per_sample", meters.LATENCY_SAMPLES),
+        ("prefill_ms", meters.LATENCY_SAMPLES),
+        ("decode_ms_per_token", meters.LATENCY_SAMPLES * meters.DECODE_TOKENS),
     ):
+        reading = found.meters[name]
         assert isinstance(reading, Distribution)
-        assert reading.n == count
+        assert reading.n == len(found.samples[name]) == count
         assert 0 < reading.p20 <= reading.median <= reading.p80
 
 
@@ -78,7 +111,7 @@ def test_a_full_context_leaves_nothing_to_decode(tiny_model: DecoderModel, tmp_p
     task = tasks.get("scienceqa")
     examples = task.examples("test", tmp_path / "data", limit=None)
     tiny_model.text.max_length = 10
-    found = meters.latency(tiny_model, task, examples).decode_ms_per_token
+    found = meters.latency(tiny_model, task, examples).meters["decode_ms_per_token"]
     assert isinstance(found, Unavailable)
 
 

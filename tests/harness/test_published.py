@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
+import io
 import json
 import os
 import re
@@ -15,10 +17,15 @@ import pytest
 
 import methods
 import tasks
-from harness.published import PublishedError, PublishedRow, PublishedTable, markdown, read
+from harness import report
+from harness.leaderboard import render
+from harness.published import PublishedError, PublishedRow, PublishedTable, read
+from harness.published_tables import latex, rows
+from harness.published_tables import markdown_table as markdown
 from tasks.io.caption_scores import NAMES
 from tasks.io.retrieval_metrics import Fold, score_ranks
 from tasks.io.scienceqa_scores import score_choices
+from tests.harness.report.records import make
 
 FOLDER = Path(__file__).parents[2] / "results" / "published"
 COLLECTION = Path(os.environ.get("VLTUNE_SHARED", Path(__file__).parents[3] / "shared")) / "PUBLISHED.md"
@@ -228,10 +235,10 @@ Reader = Callable[[str], PublishedTable]
 def test_digits_are_shown_as_written(read_text: Reader) -> None:
     text = json.dumps(document(row__values={"accuracy": "VALUE"}, row__trainable_params="PARAMS"))
     cases = [("94.60", "4.0e6", "4.0M"), ("90", "14e6", "14M"), ("1375.0", "7e9", "7B"), ("0.5", "0.4e6", "0.4M")]
-    for value, params, shown in cases:
+    for value, params, printed in cases:
         table = read_text(text.replace('"VALUE"', value).replace('"PARAMS"', params))
         [row] = grid(markdown(table))
-        assert (row["Avg"], row["Trainable"]) == (value, shown)
+        assert (row["Avg"], row["Trainable"]) == (value, printed)
         assert table.rows[0].values["accuracy"] == Decimal(value)
 
 
@@ -255,6 +262,78 @@ def test_units_that_differ_stand_in_the_header_and_notes_name_their_row(read_tex
     assert grid(text) == [{"Method": "A", "Trainable": "0.000004M", "LLM": "7B", "Time (h)": "2", "Avg (%)": "1"}]
     assert text.startswith("### Title\n\n|")
     assert text.endswith("\n\nSource: Paper (arXiv 2410.17779), Table I.\n\n- All rows: all\n- Row A 7B: late")
+
+
+# The other formats
+
+
+def test_latex_has_a_float_for_each_table_with_its_source() -> None:
+    tables = read(FOLDER)
+    text = latex(tables)
+    assert text.count(r"\begin{table}") == text.count(r"\bottomrule") == len(tables)
+    assert text.count("never ranked with ours") == len(tables)
+    assert "–" not in text
+    [row] = [
+        line for line in latex([named("scienceqa-adem-vl-table-01")]).splitlines() if line.strip().startswith("GPT-4 ")
+    ]
+    assert "84.06" in row
+
+
+def test_flat_rows_have_figures_of_their_own() -> None:
+    tables = read(FOLDER)
+    flat = rows(tables)
+    assert len(flat) == sum(len(table.rows) for table in tables)
+    assert {row["status"] for row in flat} == {"published"}
+    assert all(row["table"].startswith("Published: ") for row in flat)
+    names = {name for row in flat for name in row} - {"table", "task", "method", "status"}
+    assert all(name.startswith("published_") for name in names)
+
+
+def test_csv_and_json_keep_our_rows_and_add_the_papers_below(read_text: Reader) -> None:
+    ours = [make(1, score=50.0), make(2, method="b", score=70.0)]
+    paper = rows([read_text(json.dumps(document(row__values={"accuracy": "V"})).replace('"V"', "94.60"))])
+    for format in ("csv", "json"):
+        alone = render(ours, format=format)  # type: ignore[arg-type]
+        both = render(ours, format=format, published=paper)  # type: ignore[arg-type]
+        if format == "json":
+            assert json.loads(both)[:2] == json.loads(alone)
+            assert json.loads(both)[2]["published_accuracy"] == 94.6
+            continue
+        first, last = (list(csv.DictReader(io.StringIO(text))) for text in (alone, both))
+        assert [{name: row[name] for name in first[0]} for row in last[:2]] == first
+        assert {name: value for name, value in last[2].items() if value} == {
+            "table": "Published: Title",
+            "task": "scienceqa",
+            "method": "A",
+            "status": "published",
+            "published_source": "Paper (arXiv 2410.17779), Table I",
+            "published_llm": "7B",
+            "published_trainable_params": "4",
+            "published_accuracy": "94.60",
+            "published_units": '{"accuracy": "%"}',
+            "published_notes": "[]",
+        }
+
+
+def test_the_page_shows_them_below_ours_and_as_text(read_text: Reader) -> None:
+    fields = {"title": HOSTILE, "row__method": HOSTILE, "notes": [HOSTILE], "source__name": HOSTILE}
+    tables = [read_text(json.dumps(document(metrics={"accuracy": {"label": HOSTILE, "unit": HOSTILE}}, **fields)))]
+    page = report.render([make(1)], None, published=tables).partition("<script")[0]
+    ours, _, papers = page.partition('id="published"')
+    assert "never ranked with ours" in papers
+    assert 'class="grid"' in ours
+    assert 'class="grid"' not in papers
+    assert "&lt;script&gt;" in papers
+    assert "\u2028" not in papers
+    assert 'id="published"' not in report.render([make(1)], None)
+
+
+def test_hostile_text_keeps_the_shape_in_latex(read_text: Reader) -> None:
+    fields = {"title": HOSTILE, "row__method": HOSTILE, "notes": [HOSTILE], "source__name": HOSTILE}
+    text = latex([read_text(json.dumps(document(**fields)))])
+    [line] = [line for line in text.splitlines() if line.strip().startswith("a|b")]
+    assert line.count(" & ") == 3
+    assert r"\$e\^{}x\$" in text or r"\$e\textasciicircum{}x\$" in text
 
 
 HOSTILE = "a|b\n<script>alert(1)</script> **x** `y` [z](http://e) __u__ $e^x$ \\ & \x1b[31m\u2028\u202e end"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import statistics
@@ -66,6 +67,7 @@ def test_the_json_has_the_public_shape() -> None:
         "meters",
         "predictions",
         "provenance",
+        "sha256",
     ]
     assert data["schema"] == 1
     assert data["metrics"]["accuracy"] == {"value": 93.07, "unit": "%", "goal": "max", "n": 4241, "ci95": [92.3, 93.8]}
@@ -73,6 +75,17 @@ def test_the_json_has_the_public_shape() -> None:
     assert data["meters"]["trainable_params"] == {"value": 4530432, "unit": "params"}
     assert data["meters"]["train_step_ms"] == {"median": 2.0, "p20": 1.4, "p80": 2.6, "n": 3, "unit": "ms"}
     assert data["meters"]["energy_joules"] == {"value": None, "reason": "no sensor"}
+
+
+def test_a_record_is_sealed_with_the_hash_of_the_rest_of_its_text(tmp_path: Path) -> None:
+    text = make().to_json()
+    rest, _, seal = text.rpartition(',\n  "sha256": ')
+    assert json.loads(text)["sha256"] == hashlib.sha256(f"{rest}\n}}\n".encode()).hexdigest()
+    for edited in (text.replace("93.07", "99.07"), text.replace(seal[1:9], "0" * 8), json.dumps(json.loads(text))):
+        with pytest.raises(RecordError, match=r"run\.json: edited since it was written: its sha256 is not that of"):
+            records.load(written(tmp_path, edited))
+    windows = written(tmp_path, text.replace("\n", "\r\n"))
+    assert records.load(windows) == records.load(written(tmp_path, f"{rest}\n}}\n")) == make()
 
 
 def test_whole_numbers_stay_whole(tmp_path: Path) -> None:

@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from harness.record import METERS, Cell, MetricValue, PredictionsFile, Record, cell_key, unavailable
+from harness.record import METERS, Cell, MetricValue, NamedFile, Record, cell_key, unavailable
 from harness.results_check import Problem, check, count, report
 from harness.store import Store
 
 ROOT = Path(__file__).parents[2]
 ROWS = [{"id": str(index), "output": "ü"} for index in range(3)]
-RESTORE = "restore it from a copy, or delete record and predictions and run the cell again"
+RESTORE = "restore it from a copy, or delete the record with its files and run the cell again"
 
 
 def make(number: int = 0, **changes: Any) -> Record:
@@ -80,7 +80,9 @@ def test_what_the_store_wrote_is_clean_and_other_files_are_left_alone(root: Path
 
 
 def edit(path: Path, **changes: Any) -> None:
+    """Change a record as if it were older than the seal."""
     data = json.loads(path.read_text(encoding="utf-8"))
+    del data["sha256"]
     data.update(changes)
     path.write_text(json.dumps(data), encoding="utf-8")
 
@@ -109,7 +111,29 @@ def test_a_newer_schema_names_both(root: Path, path: Path) -> None:
     assert lines(root) == [f"{where(path)}: schema 7 is newer than schema 1 of this vltune; update vltune"]
 
 
-def test_an_edited_cell(root: Path, path: Path) -> None:
+def test_a_score_that_was_edited_by_hand(root: Path, path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text.replace('"value": 50.0', '"value": 99.0'), encoding="utf-8")
+    what = "edited since it was written: its sha256 is not that of its text"
+    assert lines(root) == [f"{where(path)}: {what}; {RESTORE}"]
+
+
+def test_damaged_samples(root: Path) -> None:
+    path = Store(root).append(make(), ROWS, samples={"train_loss": [2.0, 1.0]})
+    samples = path.with_name(f"{path.stem}.samples.jsonl")
+    assert check(root) == []
+    samples.write_bytes(samples.read_bytes().replace(b"2.0", b"0.5"))
+    shown = where(path).replace(".json", ".samples.jsonl")
+    assert lines(root) == [f"{shown}: the sha256 is not the one in the record; {RESTORE}"]
+    samples.unlink()
+    assert lines(root) == [f"{where(path)}: its samples {samples.name} are not there; {RESTORE}"]
+    samples.touch()
+    path.unlink()
+    beside(path).unlink()
+    assert lines(root)[0].startswith(f"{shown}: samples of no record; delete it")
+
+
+def test_an_edited_cell_of_a_record_older_than_the_seal(root: Path, path: Path) -> None:
     edit(path, cell=json.loads(path.read_text(encoding="utf-8"))["cell"] | {"seed": 9})
     [line] = lines(root)
     key = cell_key(make(9).cell)[:8]
@@ -260,7 +284,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = b"".join(b'{"id": "%d"}\n' % index for index in range(len(ROWS)))
     for number in range(2000):
         record = make(number, method=f"method{number % 5}", task=f"task{number % 4}")
-        named = PredictionsFile(file=f"{record.run_id}.predictions.jsonl", sha256=hashlib.sha256(rows).hexdigest())
+        named = NamedFile(file=f"{record.run_id}.predictions.jsonl", sha256=hashlib.sha256(rows).hexdigest())
         folder = store.folder(record)
         folder.mkdir(parents=True, exist_ok=True)
         text = record.model_copy(update={"predictions": named}).to_json()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import signal
 import statistics
 import subprocess
@@ -146,8 +147,24 @@ def test_what_the_backbone_lacks_is_skipped_with_its_reason(
     assert "more than memvp.slots=7" in capsys.readouterr().out
 
 
-def test_a_failing_cell_is_recorded_and_the_others_go_on(vltune: Run, tmp_path: Path) -> None:
+def test_a_matrix_says_after_each_cell_how_far_it_is(vltune: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    def said() -> list[str]:
+        return [line for line in capsys.readouterr().out.splitlines() if " done" in line]
+
+    assert vltune() == 0
+    assert said() == []
+    assert vltune("--seeds", "0,1,2") == 0
+    first, second, third = said()
+    assert (first, third) == ("1 of 3 done", "3 of 3 done")
+    assert re.fullmatch(r"2 of 3 done; about \d+ s left", second)
+
+
+def test_a_failing_cell_is_recorded_and_the_others_go_on(
+    vltune: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert vltune("--set", "train.lr=1e30", "--epochs", "5", methods="memvp,frozen") == 1
+    lines = [line for line in capsys.readouterr().out.splitlines() if " done" in line]
+    assert lines == ["0 of 2 done, 1 failed", "1 of 2 done, 1 failed"]
     found = {record.cell.method: record for record in records(tmp_path)}
     assert found["frozen"].status == "ok"
     assert found["memvp"].status == "failed"

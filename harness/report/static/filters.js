@@ -12,7 +12,7 @@
     for (const section of sections) {
       section.hidden = !button.hasAttribute("data-all") && section.dataset.task !== button.dataset.task;
     }
-    plots.filter(filter());
+    figures.filter(filter());
   }
 
   function filter() {
@@ -27,7 +27,7 @@
     for (const item of items) item.hidden = !isShown(item.dataset);
     const rows = items.filter((item) => item.tagName === "TR");
     document.getElementById("shown").textContent = `${rows.filter((row) => !row.hidden).length} of ${rows.length} rows shown`;
-    plots.filter(isShown);
+    figures.filter(isShown);
   }
 
   function reveal() {

@@ -2,7 +2,15 @@
 (function runs() {
   const dialog = document.getElementById("run");
 
+  function learning(run) {
+    const title = element("h3", {}, "Learning curve");
+    if (!run.learning) return [title, element("p", { class: "empty" }, `No learning curve: ${run.no_learning}.`)];
+    const caption = element("figcaption", { class: "quiet" }, run.learning.summary);
+    return [title, element("figure", {}, curves.ofRun(run.learning), caption)];
+  }
+
   function fill(id, run) {
+    for (const place of dialog.querySelectorAll(".plot")) figures.remove(place);
     const close = element("button", { type: "button", class: "button", "aria-label": "Close" }, "Close");
     close.addEventListener("click", () => dialog.close());
     dialog.replaceChildren(
@@ -19,13 +27,14 @@
     } else {
       dialog.append(element("p", { class: "empty" }, "The record holds no command."));
     }
-    for (const [title, rows] of run.parts) {
+    run.parts.forEach(([title, rows], index) => {
       const list = element("dl", { class: "pairs" });
       for (const [name, value] of rows) {
         list.append(element("div", {}, element("dt", {}, name), element("dd", {}, value)));
       }
       dialog.append(element("h3", {}, title), list);
-    }
+      if (index === 0) dialog.append(...learning(run));
+    });
     if (run.traceback) {
       dialog.append(element("h3", {}, "Traceback"), element("pre", { tabindex: "0" }, run.traceback));
     }

@@ -41,5 +41,6 @@ def hostile_folder(root: Path, hostile: bool) -> Path:
             record = record.model_copy(update={"metrics": {**record.metrics, f"score {text}": odd}})
         else:
             record = record.model_copy(update={"traceback": text})
-        store.append(record, lines if status == "ok" else None)
+        losses = {"train_loss": [2.0, 1.0]} if status == "ok" else None
+        store.append(record, lines if status == "ok" else None, samples=losses)
     return root

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -102,7 +103,7 @@ def fill_questions(root: Path, data: Path, *, methods: Sequence[str], seed: int 
         score = 100 * right / len(ids)
         categories = {"accuracy_nat": score - 3, "accuracy_soc": score + 2}
         record = make(900 + place, method=method, seed=seed, score=score, params=10 ** (place + 4), more=categories)
-        Store(root).append(record, lines)
+        Store(root).append(record, lines, samples=readings(rng))
 
 
 def mean(lines: Sequence[dict[str, Any]], key: str) -> float:
@@ -110,8 +111,18 @@ def mean(lines: Sequence[dict[str, Any]], key: str) -> float:
     return sum(line[key] for line in lines) / len(lines)
 
 
-def fill(root: Path, *, methods: Sequence[str], seeds: Sequence[int] = (0, 1, 2), n: int = 60) -> list[Record]:
-    """A results folder of captioning and retrieval runs with predictions, and its records."""
+def readings(rng: random.Random, steps: int = 400) -> dict[str, list[float]]:
+    """A loss that falls from about 3, with noise."""
+    return {"train_loss": [3 * math.exp(-4 * step / steps) * rng.uniform(0.8, 1.2) + 0.1 for step in range(steps)]}
+
+
+def fill(
+    root: Path, *, methods: Sequence[str], seeds: Sequence[int] = (0, 1, 2), n: int = 60, steps: int = 0
+) -> list[Record]:
+    """A results folder of captioning and retrieval runs with predictions, and its records.
+
+    `steps`: how many each run was trained for, as far as its learning curve tells; 0 for no curves.
+    """
     store, rng, number = Store(root), random.Random(0), 0
     for place, method in enumerate(methods):
         for seed in seeds:
@@ -126,5 +137,5 @@ def fill(root: Path, *, methods: Sequence[str], seeds: Sequence[int] = (0, 1, 2)
                 record = make(
                     number, method=method, task=task, seed=seed, score=score, params=10 ** (place + 4), more=extra
                 )
-                store.append(record, lines)
+                store.append(record, lines, samples=readings(rng, steps=steps) if steps else None)
     return store.read()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from harness.paired import Incomparable
-from harness.record import PredictionsFile, Record
+from harness.record import NamedFile, Record
 from harness.report import answers, questions
 from harness.report.answers import NoAnswersError
 from harness.store import Store
@@ -71,7 +71,7 @@ def test_scores_that_no_run_writes_are_refused(tmp_path: Path, line: str) -> Non
     assert record.predictions is not None
     file = record.predictions.file
     (store.folder(record) / file).write_text(f"{line}\n", encoding="utf-8")
-    named = PredictionsFile(file=file, sha256=hashlib.sha256(f"{line}\n".encode()).hexdigest())
+    named = NamedFile(file=file, sha256=hashlib.sha256(f"{line}\n".encode()).hexdigest())
     with pytest.raises(Incomparable, match="does not hold the scores that a run writes"):
         answers.scores(store)(record.model_copy(update={"predictions": named}))
 

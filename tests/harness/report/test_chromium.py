@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from harness import published
 from harness.report import write
 from harness.store import Store
 from tests.harness.report.chromium import CHROMIUM, DRIVER, MISSING, Browser
@@ -35,11 +36,12 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three tasks, four methods, up to three seeds, with the pictures of ScienceQA."""
+    """Three tasks, four methods, up to three seeds, with the pictures of ScienceQA and the papers' figures."""
     root, data = tmp_path_factory.mktemp("results"), tmp_path_factory.mktemp("data")
-    fill(root, methods=METHODS)
+    fill(root, methods=METHODS, steps=2000)
     fill_questions(root, data, methods=METHODS)
-    write(Store(root).read(), root, root / "report.html", data_roots=[data])
+    papers = published.read(Path(published.__file__).parents[1] / "results" / "published")
+    write(Store(root).read(), root, root / "report.html", data_roots=[data], published=papers)
     return root / "report.html"
 
 
@@ -103,6 +105,10 @@ def test_columns_are_chosen(browser: Browser, report: Path) -> None:
     assert browser.all("table.grid td.cost")
     assert not browser.all("table.grid td.score")
     assert len(browser.all("table.grid td.primary")) == 4
+    browser.one('button[data-columns="efficiency"]').click()
+    assert not browser.all("table.grid td.cost")
+    assert "per M params" in " ".join(texts(browser.all("table.grid th.efficiency")))
+    assert len(browser.all("table.grid td.efficiency")) == 4 * 5
 
 
 def test_a_method_is_filtered_from_tables_bars_and_plots(browser: Browser, report: Path) -> None:
@@ -179,6 +185,51 @@ def test_the_page_of_a_run_opens_from_the_table_and_by_its_address(browser: Brow
     assert browser.run("return location.hash") == ""
     browser.open(report, hash=str(address))
     assert browser.all("dialog[open]")
+
+
+def test_learning_curves_are_drawn_filtered_and_told(browser: Browser, report: Path) -> None:
+    from selenium.webdriver import ActionChains
+
+    browser.open(report)
+    place = browser.one(".plot[data-learning]")
+    browser.run("arguments[0].scrollIntoView({block: 'center'})", place)
+    until(lambda: len(place.find_elements("css selector", ".js-line")) == len(METHODS))
+    colours = browser.run(
+        "return [...arguments[0].querySelectorAll('.js-line')].map((line) => getComputedStyle(line).stroke)", place
+    )
+    assert len(set(colours)) == len(METHODS)
+    assert len(browser.all(".legend li")) == len(METHODS)
+    assert "at the end of 2,000 steps" in browser.all(".legend li")[0].text
+    ActionChains(browser.driver).move_to_element(place.find_elements("css selector", ".point")[0]).perform()
+    [hover] = until(lambda: browser.all(".hoverlayer .hovertext"))
+    assert "step 1 of 2,000" in hover.text
+    browser.run("scrollTo(0, 0)")
+    browser.one("label.chip:has([data-method='lora'])").click()
+    until(lambda: len(place.find_elements("css selector", ".js-line")) == len(METHODS) - 1)
+    assert len(browser.all(".legend li")) == len(METHODS) - 1
+
+
+def test_the_page_of_a_run_draws_its_loss_as_it_was_and_smoothed(browser: Browser, report: Path) -> None:
+    browser.open(report, theme="light", hash="#run-2026-00000001")
+    [place] = until(lambda: browser.all("dialog[open] .plot"))
+    browser.run("arguments[0].scrollIntoView({block: 'center'})", place)
+    until(lambda: len(place.find_elements("css selector", ".js-line")) == 2)
+    assert "running mean over 101 steps (fewer at both ends)" in str(place.get_attribute("aria-label"))
+    assert "running mean over 101 steps" in browser.one("dialog figcaption").text
+    stroke = "return getComputedStyle(arguments[0].querySelectorAll('.js-line')[1]).stroke"
+    light = browser.run(stroke, place)
+    browser.run("document.getElementById('theme').click()")
+    until(lambda: browser.run(stroke, place) != light)
+    browser.run("localStorage.clear()")
+
+
+def test_a_run_without_a_curve_says_why(browser: Browser, tmp_path: Path) -> None:
+    records = fill(tmp_path, methods=["a"], seeds=(0,))
+    write(records, tmp_path, tmp_path / "report.html")
+    browser.open(tmp_path / "report.html", hash=f"#run-{records[0].run_id}")
+    until(lambda: browser.all("dialog[open]"))
+    assert "No learning curve: no loss of each step was saved" in browser.one("dialog").text
+    assert "No learning curves: a: no loss of each step was saved" in browser.run("return document.body.textContent")
 
 
 def test_the_theme_follows_the_system_and_the_reader(browser: Browser, report: Path) -> None:

@@ -59,7 +59,8 @@ def test_limits_and_reasons_are_said() -> None:
     assert "Random weights: costs only, accuracy is not ranked." in text
     assert "Measured on CPU." in text
     assert "skipped (seeds 0): needs a decoder" in text
-    assert "<b>Acc.</b> (memvp): random weights: accuracy is not ranked" in text
+    scores = "Acc., Score per M params, Score per kJ, Score per min of training"
+    assert f"<b>{scores}</b> (memvp): random weights: accuracy is not ranked" in text
     assert "No tests: memvp: random weights: accuracy is not ranked." in text
     without = "memvp: the report was made without the results folder."
     assert f"No tests: {without}" in render([make(1)], None)
@@ -154,6 +155,8 @@ def test_write_replaces_the_file(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_two_hundred_runs_stay_below_ten_megabytes(tmp_path: Path) -> None:
-    records = fill(tmp_path, methods=["a", "b", "c", "d", "frozen"], seeds=range(20), n=1000)
+    records = fill(tmp_path, methods=["a", "b", "c", "d", "frozen"], seeds=range(20), n=1000, steps=5000)
     assert len(records) == 200
-    assert len(render(records, tmp_path).encode()) < 10_000_000
+    text = render(records, tmp_path)
+    assert len(data(text)["curves"]) == 200
+    assert len(text.encode()) < 10_000_000

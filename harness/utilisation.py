@@ -1,0 +1,43 @@
+"""How much of what the device can do at best a training step uses: model FLOPs over the rate of a matrix product."""
+
+from __future__ import annotations
+
+import functools
+import statistics
+from collections.abc import Sequence
+
+import torch
+
+from harness.backbones import Precision
+from harness.bench import ceiling
+from harness.record import Meter, Scalar, scalar, unavailable
+
+_DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def utilisation(
+    flops_per_sample: Meter,
+    step_ms: Sequence[float],
+    *,
+    samples_per_step: float,
+    device: torch.device,
+    precision: Precision,
+) -> Meter:
+    """Per cent of the device's rate in the median training step.
+
+    Args:
+        flops_per_sample: counted FLOPs of a sample's forward and backward.
+        step_ms: milliseconds of each optimiser step, without loading.
+        samples_per_step: examples of one optimiser step.
+        device: whose rate is measured, once per process.
+        precision: of the matrix product that it is measured with.
+    """
+    if not isinstance(flops_per_sample, Scalar):
+        return unavailable("needs train_flops_per_sample, which could not be counted")
+    rate = flops_per_sample.value * samples_per_step / (statistics.median(step_ms) / 1e3)
+    return scalar(100 * rate / _best_flops_per_s(device, _DTYPES[precision]), "%")
+
+
+@functools.cache
+def _best_flops_per_s(device: torch.device, dtype: torch.dtype) -> float:
+    return ceiling.measure(device, dtype).matmul_flops_per_s

@@ -1,0 +1,98 @@
+"""What all cells of a plan share, what is known of one before and after it is run, and what identifies it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from harness.backbones.backbone import Backbone
+from harness.measure import Outcome
+from harness.plan import CellPlan, Plan
+from harness.prepare import Overlong, TaskData
+from harness.record import Cell, cell_key
+from harness.store import Store
+from tasks import ExampleScore
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What all cells of a plan share: the loaded backbone, the checked data and where records go.
+
+    `validation` is what tuning is given, by task like `data`; nothing without `--tune`.
+    """
+
+    plan: Plan
+    model: Backbone
+    data: Mapping[str, TaskData]
+    weights_sha256: str | None
+    load_wall_s: float
+    store: Store
+    validation: Mapping[str, TaskData] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A cell that was checked before any training: why to skip it, prompts that do not fit, the code as it was then."""
+
+    skip: str | None
+    overlong: Overlong | None
+    code: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a cell ended; of one that is ok what it measured, and its primary score by example."""
+
+    status: Literal["ok", "failed", "skipped", "interrupted"]
+    reason: str | None = None
+    traceback: str | None = None
+    outcome: Outcome | None = None
+    parts: Mapping[str, ExampleScore] = field(default_factory=dict)
+
+
+def identity(bench: Bench, cell: CellPlan) -> Cell:
+    """The cell as its record names it: every option that can change a number."""
+    plan, data = bench.plan, bench.data[cell.task_name]
+    options = {
+        "method": dataclasses.asdict(cell.method) | ({"init_sha256": cell.init.sha256} if cell.init else {}),
+        "task": dataclasses.asdict(cell.task),
+        "train": dataclasses.asdict(cell.train),
+        "run": {
+            "recipe": plan.recipe,
+            "protocol": plan.protocol,
+            "weights": plan.backbone.weights,
+            "weights_sha256": bench.weights_sha256,
+            "precision": plan.precision,
+            "device": plan.device.split(":")[0],
+            "kernels": plan.kernels,
+            "train_limit": plan.train_limit,
+            "eval_limit": plan.eval_limit,
+        },
+        "data": {"sha256": data.sha256, "train": len(data.train), "eval": len(data.evaluation)},
+        **({} if cell.tuned is None else {"tuning": cell.tuned.options}),
+    }
+    return Cell(
+        method=cell.method_name,
+        task=cell.task_name,
+        backbone=bench.model.name,
+        seed=cell.seed,
+        options=options,
+        explicit=dict(cell.explicit),
+    )
+
+
+def key(bench: Bench, cell: CellPlan) -> str:
+    """The `cell_key` of a cell."""
+    return cell_key(identity(bench, cell))
+
+
+def title(bench: Bench, plan: CellPlan, number: str) -> str:
+    """How the lines on a cell begin; `number` is its place in the matrix."""
+    return f"{number} {plan.method_name} on {plan.task_name}, {bench.model.name}, seed {plan.seed}"
+
+
+def say(line: str) -> None:
+    """Print a line at once, also into a file or pipe."""
+    print(line, flush=True)
