@@ -7,23 +7,51 @@ import time
 import traceback
 from datetime import UTC, datetime
 
+import torch
+
 from harness import backbones, example_scores, isolation, space, tensorboard, tune
 from harness.choices import Choices
 from harness.measure import measure
 from harness.plan import CellPlan, Plan
 from harness.prepare import TaskData
 from harness.recording import append, headline
+from harness.resume import keeper as keeping
+from harness.resume.claims import Claim, Claims, Title
+from harness.resume.keeper import Keeper
 from harness.space import Tuned
 from harness.store import Store
 from harness.tensorboard import Board
 from harness.workbench import Bench, Ending, Ready, identity, key, say, title
 from methods.kernels import Kernels
 
-INTERRUPTION = "stopped by the user (Ctrl-C)"
+ELSEWHERE = "elsewhere"
+INTERRUPTION = "stopped by the user (Ctrl-C or SIGTERM)"
 
 
-def run(bench: Bench, choices: Choices | None, cell: CellPlan, ready: Ready, number: str) -> tuple[CellPlan, str]:
-    """Tune a cell where the plan says so, then run it. Returns the cell as it was run, and its status."""
+def run(
+    bench: Bench, choices: Choices | None, cell: CellPlan, ready: Ready, number: str, *, quiet: bool = False
+) -> tuple[CellPlan, str]:
+    """Run a cell unless another process does. Returns it as it was run, and its status (`elsewhere` for the other's).
+
+    `quiet`: it was said before that another process runs it.
+    """
+    claim = Claims(bench.plan.results).take(key(bench, cell))
+    if not isinstance(claim, Claim):
+        if not quiet:
+            say(f"{title(bench, cell, number)}: left to process {claim.get('pid')} on {claim.get('host')}, which runs it")
+        return cell, ELSEWHERE
+    try:
+        return _claimed(dataclasses.replace(bench, title=claim.title), choices, cell, ready, number)
+    finally:
+        claim.release()
+
+
+def _claimed(
+    bench: Bench, choices: Choices | None, cell: CellPlan, ready: Ready, number: str
+) -> tuple[CellPlan, str]:
+    """Tune a cell where the plan says so, then run it."""
+    if bench.plan.fresh:
+        _keeper(bench, cell, ready, number).forget()
     if choices is not None and ready.skip is None and space.ranges(cell):
         before = cell
         cell, failed = _tuned(bench, choices, before, number)
@@ -55,18 +83,22 @@ def _apart(bench: Bench, plan: CellPlan, ready: Ready, number: str) -> str:
     started = datetime.now(UTC)
     alone = bench.plan.alone(plan)
     try:
-        return isolation.apart(_fresh_cell, alone, bench.data[plan.task_name], bench.weights_sha256, ready, number)
+        data = bench.data[plan.task_name]
+        return isolation.apart(_fresh_cell, alone, data, bench.weights_sha256, bench.title, ready, number)
     except (KeyboardInterrupt, isolation.ProcessEndedError) as error:
         return append(bench, plan, ready, started, number, _ending(error))
 
 
-def _fresh_cell(plan: Plan, data: TaskData, weights_sha256: str | None, ready: Ready, number: str) -> str:
+def _fresh_cell(
+    plan: Plan, data: TaskData, weights_sha256: str | None, right: Title | None, ready: Ready, number: str
+) -> str:
     [cell] = plan.cells
     started = time.perf_counter()
     model = backbones.load(plan.backbone, device=plan.device, precision=plan.precision)
     load_wall_s = time.perf_counter() - started
-    bench = Bench(plan, model, {cell.task_name: data}, weights_sha256, load_wall_s, Store(plan.results))
-    return _cell(bench, cell, ready, number)
+    bench = Bench(plan, model, {cell.task_name: data}, weights_sha256, load_wall_s, Store(plan.results), right)
+    with bench.stop.listening():
+        return _cell(bench, cell, ready, number)
 
 
 def _cell(bench: Bench, plan: CellPlan, ready: Ready, number: str) -> str:
@@ -81,11 +113,27 @@ def _cell(bench: Bench, plan: CellPlan, ready: Ready, number: str) -> str:
     started = datetime.now(UTC)
     bench.model.kernels = Kernels(bench.plan.kernels)
     board = _board(bench, plan, started, number) if bench.plan.tensorboard and ready.skip is None else None
+    keeper = _keeper(bench, plan, ready, number)
     try:
-        ending = Ending("skipped", ready.skip) if ready.skip is not None else _measured(bench, plan, number, board)
+        skipped = None if ready.skip is None else Ending("skipped", ready.skip)
+        ending = skipped or _measured(bench, plan, number, board, keeper)
     except (KeyboardInterrupt, Exception) as error:  # noqa: BLE001 - the cell boundary: recorded, the matrix goes on
         ending = _ending(error)
-    return append(bench, plan, ready, started, number, ending, board=board)
+    status = append(bench, plan, ready, started, number, ending, board=board)
+    if status in ("ok", "skipped"):
+        keeper.forget()
+    return status
+
+
+def _keeper(bench: Bench, plan: CellPlan, ready: Ready, number: str) -> Keeper:
+    """What is kept of the cell while it is not finished, good for this code and these libraries only."""
+    cell = key(bench, plan)
+    belongs = {"cell": cell, "code": ready.code.get("sources"), "torch": torch.__version__, "device": bench.plan.device.split(":")[0]}
+
+    def tell(line: str) -> None:
+        say(f"{title(bench, plan, number)}: {line}")
+
+    return Keeper(bench.plan.results / keeping.FOLDER / cell, belongs, bench.plan.every, tell, bench.stop)
 
 
 def _board(bench: Bench, plan: CellPlan, started: datetime, number: str) -> Board:
@@ -102,12 +150,13 @@ def _ending(error: BaseException, *, process: str = "this run") -> Ending:
     return Ending("failed", f"{type(error).__name__}: {error}", "".join(traceback.format_exception(error)))
 
 
-def _measured(bench: Bench, plan: CellPlan, number: str, board: Board | None) -> Ending:
+def _measured(bench: Bench, plan: CellPlan, number: str, board: Board | None, keeper: Keeper) -> Ending:
     data, after_step = bench.data[plan.task_name], board.step if board else None
-    outcome = measure(bench.model, plan, bench.plan, data, label=title(bench, plan, number), after_step=after_step)
+    label = title(bench, plan, number)
+    outcome = measure(bench.model, plan, bench.plan, data, label=label, after_step=after_step, keeper=keeper)
     parts = plan.task.example_scores(outcome.predictions, data.evaluation)
     metrics = {
         name: example_scores.with_interval(score, parts) if name == plan.task.primary else score
         for name, score in outcome.metrics.items()
     }
-    return Ending("ok", outcome=dataclasses.replace(outcome, metrics=metrics), parts=parts)
+    return Ending("ok", outcome=dataclasses.replace(outcome, metrics=metrics), parts=parts, resumed=tuple(keeper.resumed))

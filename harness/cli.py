@@ -152,7 +152,17 @@ def _add_run(run: argparse.ArgumentParser) -> None:
         action=argparse.BooleanOptionalAction,
         help="each run in a process of its own, so that its memory is its own (default: on a GPU)",
     )
-    run.add_argument("--fresh", action="store_true", help="run cells again that are recorded already")
+    run.add_argument(
+        "--fresh", action="store_true", help="run cells again that are recorded already, and unfinished ones anew"
+    )
+    run.add_argument(
+        "--checkpoint-minutes",
+        type=_minutes,
+        default=1.0,
+        metavar="M",
+        help="keep the state of a training every M minutes, so that it can go on after a crash (default: 1)",
+    )
+    run.add_argument("--checkpoint-steps", type=_count, metavar="N", help="and every N steps")
     run.add_argument(
         "--profile",
         action="store_true",
@@ -303,6 +313,16 @@ def _share(text: str) -> float:
     if not 0 < share <= 1:
         raise argparse.ArgumentTypeError(f"must be above 0 and at most 1, got {text!r}")
     return share
+
+
+def _minutes(text: str) -> float:
+    try:
+        minutes = float(text)
+    except ValueError:
+        minutes = 0.0
+    if not 0 < minutes < 1e6:
+        raise argparse.ArgumentTypeError(f"must be above 0, got {text!r}")
+    return minutes
 
 
 def _whole(text: str) -> int:

@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from harness.backbones.backbone import Backbone
 from harness.meters import Stopwatch
 from harness.progress import progress
+from harness.resume.answers import KeptAnswers
 from tasks import Example, Prediction, Task
 
 
@@ -32,8 +33,12 @@ def evaluate(
     accelerator: Accelerator,
     batch_size: int,
     label: str,
+    kept: KeptAnswers | None = None,
 ) -> Evaluation:
-    """Predict every example; batches hold texts of similar length so that little padding is computed."""
+    """Predict every example; batches hold texts of similar length so that little padding is computed.
+
+    Batches that `kept` has are not predicted again; the others go there.
+    """
     lengths = [model.text_length(prompt, None) for prompt, _ in task.texts(examples, train=False)]
     by_length = sorted(range(len(examples)), key=lambda i: (-lengths[i], examples[i].id))
     predictions: dict[int, Prediction] = {}
@@ -42,11 +47,18 @@ def evaluate(
     for start in progress(starts, total=len(starts), label=label, units="batches"):
         indices = by_length[start : start + batch_size]
         chosen = [examples[i] for i in indices]
-        batch = task.batch(model, chosen, train=False)
-        watch.restart()
-        with accelerator.autocast():
-            answers = task.predict(model, batch, chosen)
-        predict_ms += watch.ms()
+        before = None if kept is None else kept.of([example.id for example in chosen])
+        if before is None:
+            batch = task.batch(model, chosen, train=False)
+            watch.restart()
+            with accelerator.autocast():
+                answers = task.predict(model, batch, chosen)
+            took_ms = watch.ms()
+            if kept is not None:
+                kept.keep(answers, took_ms)
+        else:
+            answers, took_ms = before
+        predict_ms += took_ms
         predictions.update(zip(indices, answers, strict=True))
     ordered = [predictions[i] for i in range(len(examples))]
     return Evaluation(task.conclude(ordered, examples), predict_ms, total.ms() / 1e3)

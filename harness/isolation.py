@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
+import os
 import signal
+import sys
 import traceback
 from collections.abc import Callable
 from multiprocessing import forkserver
@@ -12,6 +15,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar, cast
 
 R = TypeVar("R")
+_PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
 
 
 class ProcessEndedError(RuntimeError):
@@ -21,10 +25,12 @@ class ProcessEndedError(RuntimeError):
 def apart(call: Callable[..., R], *arguments: Any) -> R:
     """`call(*arguments)` in a fresh process, which has imported what this one would but run nothing.
 
-    Call, arguments and result travel as pickles. Ctrl-C reaches both processes: this one waits for the other's result.
+    Call, arguments and result travel as pickles. Ctrl-C and SIGTERM are passed on, and the other's result is waited for;
+    if this process is killed, the other is asked to leave too (on Linux).
 
     Raises:
         ProcessEndedError: the process was killed or raised.
+        KeyboardInterrupt: it was asked to leave and left without a result.
     """
     # A server that has imported torch, and never run a thread of it, forks in milliseconds.
     context = multiprocessing.get_context("forkserver")
@@ -37,7 +43,7 @@ def apart(call: Callable[..., R], *arguments: Any) -> R:
         raise ProcessEndedError(f"it could not be started ({error})") from None
     sender.close()
     try:
-        return cast(R, _result(receiver))
+        return cast(R, _result(receiver, process))
     except EOFError:
         process.join()
         raise ProcessEndedError(_ending(process.exitcode)) from None
@@ -63,18 +69,35 @@ def _start(process: BaseProcess) -> None:
 
 def _serve(sender: Connection, call: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    _leave_with_the_parent()
     try:
         sender.send((True, call(*arguments)))
     except Exception as error:  # noqa: BLE001 - it is raised again where the call was made
         sender.send((False, (f"{type(error).__name__}: {error}", traceback.format_exc())))
 
 
-def _result(receiver: Connection) -> Any:
+def _leave_with_the_parent() -> None:
+    """Ctrl-C of the terminal reaches the caller alone, which passes it on; its end, on Linux, asks this one to leave."""
+    if hasattr(os, "setpgrp"):
+        os.setpgrp()
+    if sys.platform == "linux":
+        # The server that forked this process ends with the caller.
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _result(receiver: Connection, process: BaseProcess) -> Any:
+    asked = False
     while True:
         try:
             done, result = receiver.recv()
         except KeyboardInterrupt:
+            asked = True
+            process.terminate()
             continue
+        except EOFError:
+            if asked:  # too early for a record of its own
+                raise KeyboardInterrupt from None
+            raise
         if done:
             return result
         raise ProcessEndedError(f"it raised {result[0]}")

@@ -19,6 +19,8 @@ from harness.params import sizes
 from harness.plan import CellPlan, Plan
 from harness.prepare import TaskData
 from harness.record import Meter, MetricValue, distribution, scalar, unavailable
+from harness.resume.answers import KeptAnswers
+from harness.resume.keeper import Keeper
 from harness.train import Step, TrainResult, total_steps, train, trained_parameters, ways
 from methods import Attachment
 from tasks import Metric, Prediction
@@ -33,6 +35,10 @@ TRAINING = (
     "energy_joules",
 )
 """Meters that are read while a cell is trained."""
+PEAKS = ("train_peak_bytes", "train_peak_reserved_bytes", "train_rise_bytes")
+UNTRAINED = "untrained"
+"""Names the weights of a method that trains nothing."""
+RESUMED = "the training was interrupted and went on in another process"
 
 
 @dataclass(frozen=True)
@@ -59,10 +65,11 @@ def measure(
     *,
     label: str,
     after_step: Callable[[Step], None] | None = None,
+    keeper: Keeper | None = None,
 ) -> Outcome:
     """Attach, train, predict, score and meter one cell; the backbone is given back whatever happens.
 
-    `after_step` is told of each training step.
+    `after_step` is told of each training step. With a `keeper` the cell goes on where an earlier process left it.
 
     Raises:
         Exception: whatever a method, a task or the hardware raises; the cell boundary in `harness.run` records it.
@@ -81,11 +88,14 @@ def measure(
             before=before,
             label=label,
             after_step=after_step,
+            keeper=keeper,
         )
         sharing.look()
         of_training["train_process_bytes"] = sharing.own if training is not None else unavailable("not trained")
+        weights = UNTRAINED if training is None else training.weights
+        kept = None if keeper is None or weights is None else keeper.answers(weights, cell.task)
         evaluation, latency, of_evaluation = _evaluate(
-            model, cell, plan, data, accelerator=accelerator, before=before, label=label
+            model, cell, plan, data, accelerator=accelerator, before=before, label=label, kept=kept
         )
         sharing.look()
         scores = cell.task.score(evaluation.predictions, data.evaluation)
@@ -117,11 +127,13 @@ def _train(
     before: int | None,
     label: str,
     after_step: Callable[[Step], None] | None,
+    keeper: Keeper | None,
 ) -> tuple[TrainResult | None, dict[str, Meter]]:
     """Train if the cell is to be trained; what training left behind and its meters."""
     if not cell.method.trains or not total_steps(len(data.train), cell.train):
         return None, dict.fromkeys(TRAINING, unavailable("not trained"))
-    with ways(model, cell.train, data.train), meters.peak_memory(model.device, before=before) as peak:
+    name = None if keeper is None else keeper.name
+    with ways(model, cell.train, data.train, name=name), meters.peak_memory(model.device, before=before) as peak:
         with energy.energy(model.device) as joules:
             training = train(
                 model,
@@ -133,9 +145,11 @@ def _train(
                 seed=cell.seed,
                 label=f"{label}: train",
                 after_step=after_step,
+                keeper=keeper,
             )
             used = joules()
         memory = _memory(peak(), cell, plan)
+    lost = _lost(keeper, training)
     return training, {
         "train_step_ms": distribution(training.step_ms, "ms"),
         "train_samples_per_s": scalar(training.samples / training.wall_s, "samples/s"),
@@ -144,7 +158,14 @@ def _train(
         "train_rise_bytes": memory.rise,
         "train_wall_s": scalar(training.wall_s, "s"),
         "energy_joules": used,
-    }
+    } | dict.fromkeys(lost, unavailable(RESUMED))
+
+
+def _lost(keeper: Keeper | None, training: TrainResult) -> tuple[str, ...]:
+    """Meters that this process cannot read, since others did a part of the training, or all of it."""
+    if keeper is None or not keeper.resumed:
+        return ()
+    return ("energy_joules", *(PEAKS if keeper.resumed[-1] == len(training.losses) else ()))
 
 
 def _evaluate(
@@ -156,6 +177,7 @@ def _evaluate(
     accelerator: Accelerator,
     before: int | None,
     label: str,
+    kept: KeptAnswers | None,
 ) -> tuple[Evaluation, meters.Latency, dict[str, Meter]]:
     """Predict all examples, and single ones for the latency; the predictions, the latency and all meters."""
     with meters.peak_memory(model.device, before=before) as peak:
@@ -166,6 +188,7 @@ def _evaluate(
             accelerator=accelerator,
             batch_size=cell.train.eval_batch_size,
             label=f"{label}: evaluate",
+            kept=kept,
         )
         memory = _memory(peak(), cell, plan)
     with accelerator.autocast():

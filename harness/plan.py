@@ -18,6 +18,7 @@ import tasks
 from harness import machine, recipes, settings, space
 from harness.backbones import BackboneSpec, Precision
 from harness.backbones import check as check_backbone
+from harness.resume.every import Every
 from harness.settings import UsageError, suggest
 from methods import setting
 
@@ -90,6 +91,7 @@ class Plan:
         recipe, protocol: the names of those that were used.
         argv: the command line.
         tuning: what every trained method may spend on the choice of its settings; None to take them as they are.
+        every: how often the state of a training is kept.
     """
 
     backbone: BackboneSpec
@@ -110,6 +112,7 @@ class Plan:
     protocol: str
     argv: tuple[str, ...]
     tuning: space.Budget | None
+    every: Every
 
     def alone(self, cell: CellPlan) -> Plan:
         """This plan for one cell, to be sent to a process of its own."""
@@ -187,6 +190,7 @@ def build(args: argparse.Namespace) -> Plan:
         protocol=protocol.name,
         argv=args.argv,
         tuning=space.budget(args),
+        every=Every(args.checkpoint_steps, args.checkpoint_minutes),
     )
     if plan.tuning is not None:
         space.check(cells)

@@ -25,6 +25,9 @@ def append(
 ) -> str:
     """Write the record of a cell, its predictions and what it trained. Returns the status."""
     made, label, outcome = identity(bench, plan), title(bench, plan, number), ending.outcome
+    if bench.title is not None and not bench.title.held():
+        say(f"{label}: not recorded: this machine was silent for long, and another process took the run over")
+        return "elsewhere"
     record = Record(
         run_id=new_run_id(made, started),
         status=ending.status,
@@ -34,7 +37,8 @@ def append(
         metrics=outcome.metrics if outcome else {},
         meters={**outcome.meters, "load_wall_s": scalar(bench.load_wall_s, "s")} if outcome else {},
         provenance=_provenance(bench, plan, ready, started)
-        | ({"gpu_sharing": outcome.gpu_sharing} if outcome and outcome.gpu_sharing else {}),
+        | ({"gpu_sharing": outcome.gpu_sharing} if outcome and outcome.gpu_sharing else {})
+        | ({"resumed_at_steps": list(ending.resumed)} if ending.resumed else {}),
     )
     predictions = example_scores.rows(outcome.predictions, ending.parts) if outcome else None
     path = bench.store.append(record, predictions, samples=outcome.samples if outcome else None)

@@ -13,6 +13,7 @@ import methods
 import tasks
 from harness import backbones, example_scores, leaderboard, prepare, provenance
 from harness.backbones.backbone import Backbone
+from harness.cell import ELSEWHERE
 from harness.cell import run as run_cell
 from harness.checkpoints import own
 from harness.choices import Choices
@@ -24,6 +25,8 @@ from harness.train import ways
 from harness.workbench import Bench, Ready, key, say
 
 INTERRUPTED = 130
+WAIT_S = 2.0
+"""Between two looks at a cell that another process runs."""
 
 
 def execute(plan: Plan) -> int:
@@ -42,7 +45,8 @@ def execute(plan: Plan) -> int:
     if plan.tuning is not None:
         choices = Choices(plan, plan.tuning, bench.model, bench.validation, bench.store, say)
         say("\n".join(choices.announcement()))
-    ran, statuses = _matrix(bench, choices, ready)
+    with bench.stop.listening():
+        ran, statuses = _matrix(bench, choices, ready)
     if "interrupted" in statuses:
         left = len(plan.cells) - len(statuses) + 1
         say(f"{left} of {cells} not done: the same command goes on with what is left")
@@ -66,7 +70,7 @@ def _prepared(plan: Plan) -> tuple[Bench, list[Ready]]:
     for name, task in distinct.items():
         seen = [*data[name].train, *data[name].evaluation]
         task.prepare([*seen, *(validation[name].evaluation if validation else ())], image_size=model.image_size)
-    bench = Bench(plan, model, data, _weights_sha256(model), load_wall_s, store, validation)
+    bench = Bench(plan, model, data, _weights_sha256(model), load_wall_s, store, validation=validation)
     ready = [_preflight(bench, cell) for cell in plan.cells]
     if plan.isolate:
         # Only its shapes are needed from here on; the memory is for the processes of the cells.
@@ -82,17 +86,44 @@ def _matrix(bench: Bench, choices: Choices | None, ready: Sequence[Ready]) -> tu
         checked.skip is not None or key(bench, cell) in recorded for cell, checked in zip(planned, ready, strict=True)
     ]
     outlook = Outlook(kinds(bench.plan), short)
+    waiting: list[int] = []
     for number, (cell, checked) in enumerate(zip(planned, ready, strict=True), start=1):
         begun = time.perf_counter()
         ran[number - 1], status = run_cell(bench, choices, cell, checked, f"[{number}/{len(planned)}]")
         statuses.append(status)
         if status == "interrupted":
             break
+        if status == ELSEWHERE:
+            waiting.append(number - 1)
         kept = key(bench, ran[number - 1]) in recorded
         outlook.end(status, None if kept else time.perf_counter() - begun)
         if len(planned) > 1:
             say(str(outlook))
+    else:
+        _wait(bench, choices, ready, ran, statuses, waiting)
     return ran, statuses
+
+
+def _wait(
+    bench: Bench,
+    choices: Choices | None,
+    ready: Sequence[Ready],
+    ran: list[CellPlan],
+    statuses: list[str],
+    waiting: Sequence[int],
+) -> None:
+    """Wait for the cells that other processes run, and run those that they give up."""
+    planned = bench.plan.cells
+    for index in waiting:
+        number = f"[{index + 1}/{len(planned)}]"
+        while statuses[index] == ELSEWHERE:
+            try:
+                time.sleep(WAIT_S)
+                ran[index], statuses[index] = run_cell(bench, choices, planned[index], ready[index], number, quiet=True)
+            except KeyboardInterrupt:
+                statuses[index] = "interrupted"
+        if statuses[index] == "interrupted":
+            return
 
 
 def _device_of_checks(plan: Plan) -> str:

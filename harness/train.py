@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,11 +15,16 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import nn
 
-from harness.backbones import cache_folder
+from harness.backbones import FEATURES, cache_folder
 from harness.backbones.backbone import Backbone
 from harness.meters import Stopwatch
 from harness.plan import TrainOptions
 from harness.progress import progress
+from harness.resume.course import Course
+from harness.resume.keeper import Keeper
+from harness.resume.loop import Loop
+from harness.resume.randomness import Randomness
+from harness.resume.training_state import TrainingState
 from methods import Attachment
 from tasks import Example, Task
 
@@ -45,7 +51,8 @@ class Step:
 class TrainResult:
     """What training left behind: the loss of every step, step times without data loading, and samples seen.
 
-    `lengths` are the tokens of every example, which decide what shares a batch.
+    `lengths` are the tokens of every example, which decide what shares a batch; `weights` names what came of it, where
+    a keeper has kept that.
     """
 
     losses: list[float] = field(default_factory=list)
@@ -53,6 +60,14 @@ class TrainResult:
     samples: int = 0
     wall_s: float = 0.0
     lengths: list[int] = field(default_factory=list)
+    weights: str | None = None
+
+    @classmethod
+    def so_far(cls, kept: TrainingState | None, lengths: list[int]) -> TrainResult:
+        """Of the steps that a kept state has behind it."""
+        if kept is None:
+            return cls(lengths=lengths)
+        return cls(list(kept.losses), list(kept.step_ms), kept.samples, kept.wall_s, lengths)
 
 
 def total_steps(examples: int, options: TrainOptions) -> int:
@@ -107,10 +122,13 @@ def order(lengths: Sequence[int], batch_size: int, *, steps: int, seed: int) -> 
             yield batches[number]
 
 
-def ways(model: Backbone, options: TrainOptions, examples: Sequence[Example] = ()) -> ExitStack:
+def ways(
+    model: Backbone, options: TrainOptions, examples: Sequence[Example] = (), *, name: str | None = None
+) -> ExitStack:
     """Set up how the model is to be run in training, until the stack is closed.
 
-    Features of the examples' pictures are computed once, where training does not change them.
+    Features of the examples' pictures are computed once, where training does not change them; under a name they outlive
+    the process, see `Backbone.keep_features`.
 
     Raises:
         BackboneError: the backbone cannot run in such a way.
@@ -121,7 +139,7 @@ def ways(model: Backbone, options: TrainOptions, examples: Sequence[Example] = (
         if options.compile:
             stack.callback(model.compile().remove)
         if pictures := {example.image for example in examples if example.image is not None}:
-            stack.callback(model.keep_features(cache_folder() / "features", pictures=len(pictures)).remove)
+            stack.callback(model.keep_features(cache_folder() / FEATURES, pictures=len(pictures), name=name).remove)
         return stack.pop_all()
 
 
@@ -152,15 +170,18 @@ def train(
     seed: int,
     label: str,
     after_step: Callable[[Step], None] | None = None,
+    keeper: Keeper | None = None,
 ) -> TrainResult:
     """Train the attachment's parameters, and the task's own, in place.
 
     Each step takes `batch_size` examples in `accumulate` parts; a part counts by its `Task.weight` (labelled tokens),
     so the gradient is that of the whole batch. `after_step` is told of each step once it is done, outside its time;
-    what it raises ends the training.
+    what it raises ends the training. With a `keeper` the training goes on from the state that it has kept, on a CPU bit
+    by bit as if it had never stopped; of the steps before, `after_step` is told at once.
 
     Raises:
         DivergedError: the loss is NaN or infinite.
+        KeyboardInterrupt: the keeper was asked to stop; everything so far is kept.
     """
     set_seed(seed)
     steps = total_steps(len(examples), options)
@@ -170,34 +191,43 @@ def train(
     optimizer = torch.optim.AdamW(groups, lr=rate, betas=(options.beta1, options.beta2))
     optimizer = accelerator.prepare(optimizer)
     attachment.train(True)
-    result, total, watch = TrainResult(), Stopwatch(model.device), Stopwatch(model.device)
+    watch = Stopwatch(model.device)
     lengths = [model.text_length(prompt, answer) for prompt, answer in task.texts(examples, train=True)]
-    result.lengths = lengths
-    batches = order(lengths, options.batch_size, steps=steps, seed=seed)
+    course = Course(Loop(trained, optimizer, accelerator), keeper, Stopwatch(model.device))
+    result = TrainResult.so_far(course.kept, lengths)
+    first = len(result.losses)
+    if after_step is not None:
+        for number, loss in enumerate(result.losses, 1):
+            after_step(Step(number, loss, rate * learning_rate(number - 1, total=steps, options=options)))
+    batches = itertools.islice(order(lengths, options.batch_size, steps=steps, seed=seed), first, None)
 
-    def make(indices: list[int]) -> list[Any]:
-        return micro_batches(model, task, [examples[i] for i in indices], options.accumulate)
+    def make(indices: list[int]) -> tuple[Randomness | None, list[Any]]:
+        return course.draws(), micro_batches(model, task, [examples[i] for i in indices], options.accumulate)
 
     # On a CPU torch's operators in a second thread take the cores from the step: on two cores it took twice as long.
     loaded = ahead(make, batches) if model.device.type == "cuda" else ((chosen, make(chosen)) for chosen in batches)
-    for step, (indices, parts) in enumerate(progress(loaded, total=steps, label=label, units="steps")):
-        watch.restart()
-        for group in optimizer.param_groups:
-            group["lr"] = rate * learning_rate(step, total=steps, options=options)
-        loss = forward_backward(model, task, parts, accelerator=accelerator)
-        if options.clip_norm is not None:
-            accelerator.clip_grad_norm_(list(trained.values()), options.clip_norm)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        if not math.isfinite(loss):
-            raise DivergedError(f"the loss is {loss} at step {step + 1} of {steps}; lower train.lr")
-        result.losses.append(loss)
-        if step >= min(WARM_UP_STEPS, steps - 1):
-            result.step_ms.append(watch.ms())
-        result.samples += len(indices)
-        if after_step is not None:
-            after_step(Step(step + 1, loss, optimizer.param_groups[0]["lr"]))
-    result.wall_s = total.ms() / 1e3
+    with course.stepping():
+        for step, (indices, (before, parts)) in enumerate(
+            progress(loaded, total=steps - first, label=label, units="steps"), start=first
+        ):
+            course.between(result, before)
+            watch.restart()
+            for group in optimizer.param_groups:
+                group["lr"] = rate * learning_rate(step, total=steps, options=options)
+            loss = forward_backward(model, task, parts, accelerator=accelerator)
+            if options.clip_norm is not None:
+                accelerator.clip_grad_norm_(list(trained.values()), options.clip_norm)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            if not math.isfinite(loss):
+                raise DivergedError(f"the loss is {loss} at step {step + 1} of {steps}; lower train.lr")
+            result.losses.append(loss)
+            if step - first >= min(WARM_UP_STEPS, steps - first - 1):
+                result.step_ms.append(watch.ms())
+            result.samples += len(indices)
+            if after_step is not None:
+                after_step(Step(step + 1, loss, optimizer.param_groups[0]["lr"]))
+        course.end(result)
     attachment.train(False)
     return result
 

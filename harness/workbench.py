@@ -12,6 +12,8 @@ from harness.measure import Outcome
 from harness.plan import CellPlan, Plan
 from harness.prepare import Overlong, TaskData
 from harness.record import Cell, cell_key
+from harness.resume.claims import Title
+from harness.resume.stop import Stop
 from harness.store import Store
 from tasks import ExampleScore
 
@@ -20,7 +22,8 @@ from tasks import ExampleScore
 class Bench:
     """What all cells of a plan share: the loaded backbone, the checked data and where records go.
 
-    `validation` is what tuning is given, by task like `data`; nothing without `--tune`.
+    `title` is to the cell that is run now, among all processes that share the results; `stop` knows whether the run is to leave; `validation` is what tuning is given, by task like `data`, nothing without
+    `--tune`.
     """
 
     plan: Plan
@@ -29,6 +32,8 @@ class Bench:
     weights_sha256: str | None
     load_wall_s: float
     store: Store
+    title: Title | None = None
+    stop: Stop = field(default_factory=Stop)
     validation: Mapping[str, TaskData] = field(default_factory=dict)
 
 
@@ -43,13 +48,17 @@ class Ready:
 
 @dataclass(frozen=True)
 class Ending:
-    """How a cell ended; of one that is ok what it measured, and its primary score by example."""
+    """How a cell ended; of one that is ok what it measured, and its primary score by example.
+
+    `resumed` are the steps at which its training went on from a kept state.
+    """
 
     status: Literal["ok", "failed", "skipped", "interrupted"]
     reason: str | None = None
     traceback: str | None = None
     outcome: Outcome | None = None
     parts: Mapping[str, ExampleScore] = field(default_factory=dict)
+    resumed: tuple[int, ...] = ()
 
 
 def identity(bench: Bench, cell: CellPlan) -> Cell:

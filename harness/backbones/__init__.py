@@ -106,6 +106,10 @@ def load(
     return clip_llama.load(spec, device=device, precision=precision, cache=cache or cache_folder())
 
 
+FEATURES = "features"
+"""Below the cache folder: what frozen towers made of pictures."""
+
+
 def cache_folder() -> Path:
     """VLTUNE_CACHE, else `vltune` in the user's cache folder."""
     import os

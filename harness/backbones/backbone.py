@@ -122,11 +122,12 @@ class Backbone(VLModel):
         self.head = built[0] if len(built) else None
         return Undo(self._drop_head)
 
-    def keep_features(self, folder: Path, *, pictures: int) -> Handle:
+    def keep_features(self, folder: Path, *, pictures: int, name: str | None = None) -> Handle:
         """Compute a picture's features once where training does not change them, and keep them below `folder`.
 
-        Until the handle is removed, and for as many pictures as said. Where they change, or there is no vision tower of
-        its own, nothing is kept.
+        Until the handle is removed, and for as many pictures as said; under a name the files stay, and another process
+        goes on with the same bits (see `features.discard`). Where they change, or there is no vision tower of its own,
+        nothing is kept.
         """
         return Undo()
 

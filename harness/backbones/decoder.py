@@ -163,11 +163,11 @@ class DecoderModel(Backbone):
 
     # Ways to run ----------------------------------------------------------------------------------------------
 
-    def keep_features(self, folder: Path, *, pictures: int) -> Handle:
+    def keep_features(self, folder: Path, *, pictures: int, name: str | None = None) -> Handle:
         """See `Backbone.keep_features`."""
         if self._vision_branches or any(p.requires_grad for p in self.vision.parameters()):
             return Undo()
-        self._features_kept = FeatureStore(folder, capacity=pictures)
+        self._features_kept = FeatureStore(folder, capacity=pictures, name=name)
         return Undo(self._forget_features, self._features_kept.close)
 
     def _forget_features(self) -> None:

@@ -3,31 +3,46 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import IO
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 FREE_SHARE = 0.5  # of the disk's free space that features may take
+KEY_BYTES, CHECK_BYTES = 32, 4
 
 
 class FeatureStore:
-    """Features by the content of their picture, in a file that vanishes with the store.
+    """Features by the content of their picture, in a file that vanishes with the store unless it has a name.
 
     What is read is what was computed when the picture was first seen, bit by bit. Pictures beyond `capacity`, or
     beyond half of the disk's free space, are computed anew each time.
+
+    Under a name the files stay, for a process that goes on with the same training: `features` holds the rows, `index`
+    a line of JSON (dtype, shape and number of rows) and then for each row the key of its picture and a checksum, those
+    of one batch in a single write. Only one process at a time may use a name.
     """
 
-    def __init__(self, folder: Path, *, capacity: int) -> None:
+    def __init__(self, folder: Path, *, capacity: int, name: str | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._folder = tempfile.TemporaryDirectory(dir=folder, prefix="features-", ignore_cleanup_errors=True)
+        self._temporary = None
+        if name is None:
+            self._temporary = tempfile.TemporaryDirectory(dir=folder, prefix="features-", ignore_cleanup_errors=True)
+        self._folder = folder / name if self._temporary is None else Path(self._temporary.name)
+        self._folder.mkdir(exist_ok=True)
         self._capacity = capacity
         self._rows: dict[bytes, int] = {}
         self._kept = torch.empty(0)
+        self._index: IO[bytes] | None = None
+        if self._temporary is None:
+            self._reopen()
 
     def features(
         self, pixels: Float[Tensor, "N 3 H W"], keys: Sequence[bytes], compute: Callable[[Tensor], Tensor]
@@ -44,25 +59,78 @@ class FeatureStore:
         return torch.stack(list(kept))
 
     def close(self) -> None:
-        """Forget everything and free the disk."""
+        """Forget everything, and free the disk unless the store has a name."""
         self._rows, self._kept, self._capacity = {}, torch.empty(0), 0
-        self._folder.cleanup()
+        if self._index is not None:
+            self._index.close()
+        if self._temporary is not None:
+            self._temporary.cleanup()
 
     def _add(self, places: Mapping[bytes, int], made: Tensor) -> None:
         if not self._kept.numel():
-            self._open(made)
+            self._begin(made)
+        entries = []
         for key, place in list(places.items())[: self._capacity - len(self._rows)]:
-            self._kept[len(self._rows)] = made[place].cpu()
-            self._rows[key] = len(self._rows)
+            row = len(self._rows)
+            self._kept[row] = made[place].cpu()
+            self._rows[key] = row
+            entries.append(key + _checksum(self._kept[row]))
+        if self._index is not None:
+            # At once: a process that is killed has kept all new pictures of a batch, or none of them.
+            self._index.write(b"".join(entries))
 
-    def _open(self, made: Tensor) -> None:
+    def _begin(self, made: Tensor) -> None:
         size = made[0].numel() * made.element_size()
-        free = shutil.disk_usage(self._folder.name).free
+        free = shutil.disk_usage(self._folder).free
         self._capacity = min(self._capacity, int(FREE_SHARE * free) // size)
         rows = max(1, self._capacity)
-        path = str(Path(self._folder.name) / "features")
-        kept = torch.from_file(path, shared=True, size=rows * made[0].numel(), dtype=made.dtype)
-        self._kept = kept.view(rows, *made.shape[1:])
+        self._map(made.dtype, (rows, *made.shape[1:]))
+        if self._temporary is None:
+            self._index = (self._folder / "index").open("wb", buffering=0)
+            shape = {"dtype": str(made.dtype).removeprefix("torch."), "shape": [rows, *made.shape[1:]]}
+            self._index.write(json.dumps(shape).encode() + b"\n")
+
+    def _map(self, dtype: torch.dtype, shape: Sequence[int]) -> None:
+        size = torch.Size(shape)
+        kept = torch.from_file(str(self._folder / "features"), shared=True, size=size.numel(), dtype=dtype)
+        self._kept = kept.view(size)
+
+    def _reopen(self) -> None:
+        """Go on with what an earlier process left under this name, up to the first row that is damaged."""
+        try:
+            header, _, entries = (self._folder / "index").read_bytes().partition(b"\n")
+            found = json.loads(header)
+            dtype, shape = getattr(torch, found["dtype"]), [int(size) for size in found["shape"]]
+            whole = torch.Size(shape).numel() * dtype.itemsize == (self._folder / "features").stat().st_size
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return
+        if not whole:
+            return
+        self._map(dtype, shape)
+        self._capacity = shape[0]
+        for row, (key, check) in enumerate(_entries(entries)):
+            if row >= len(self._kept) or _checksum(self._kept[row]) != check:
+                break
+            self._rows[key] = row
+        self._index = (self._folder / "index").open("r+b", buffering=0)
+        self._index.truncate(len(header) + 1 + len(self._rows) * (KEY_BYTES + CHECK_BYTES))
+        self._index.seek(0, 2)
+
+
+def discard(folder: Path, name: str) -> None:
+    """Remove what is kept under a name."""
+    shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def _entries(raw: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Key and checksum of each whole entry."""
+    size = KEY_BYTES + CHECK_BYTES
+    for start in range(0, len(raw) - size + 1, size):
+        yield raw[start : start + KEY_BYTES], raw[start + KEY_BYTES : start + size]
+
+
+def _checksum(row: Tensor) -> bytes:
+    return zlib.crc32(row.contiguous().view(torch.uint8).numpy()).to_bytes(CHECK_BYTES)
 
 
 def picture_keys(pixels: Float[Tensor, "N 3 H W"]) -> tuple[bytes, ...]:

@@ -1,0 +1,79 @@
+"""Predictions kept as they are made: what was whole comes back, what was cut does not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import tasks
+from harness.resume.answers import KeptAnswers
+from tasks import Prediction
+from tasks.coco_caption import CaptionPrediction
+from tasks.retrieval import Embedded
+
+BELONGS = {"weights": "w"}
+
+
+def kept(path: Path, task: str = "scienceqa", said: list[str] | None = None, **belongs: str) -> KeptAnswers:
+    return KeptAnswers(path, {**BELONGS, **belongs}, tasks.get(task), ([] if said is None else said).append)
+
+
+def test_batches_come_back_in_another_process(tmp_path: Path) -> None:
+    path = tmp_path / "a folder" / "answers.jsonl"
+    first = kept(path)
+    batch = [Prediction("1", "the answer\u2028is ü", 2), Prediction("2", "", None)]
+    first.keep(batch, 12.5)
+    first.keep([Prediction("3", "x")], 1.0)
+    second = kept(path)
+    assert second.of(["1", "2"]) == (batch, 12.5)
+    assert second.of(["2", "1"]) is None, "another batch"
+    assert len(second) == 2
+    second.keep([Prediction("4", "y")], 1.0)
+    assert len(kept(path)) == 3
+
+
+@pytest.mark.parametrize("cut", [1, 5, 40])
+def test_a_line_that_was_cut_is_made_again(cut: int, tmp_path: Path) -> None:
+    path = tmp_path / "answers.jsonl"
+    first = kept(path)
+    first.keep([Prediction("1", "x")], 1.0)
+    first.keep([Prediction("2", "y")], 1.0)
+    path.write_bytes(path.read_bytes()[:-cut])
+    second = kept(path)
+    assert second.of(["1"]) is not None
+    assert second.of(["2"]) is None
+    second.keep([Prediction("2", "y")], 1.0)
+    assert len(kept(path)) == 2
+
+
+def test_answers_of_other_weights_are_dropped(tmp_path: Path) -> None:
+    path = tmp_path / "answers.jsonl"
+    kept(path).keep([Prediction("1", "x")], 1.0)
+    assert len(kept(path, weights="others")) == 0
+    assert len(kept(path)) == 0
+
+
+def test_features_keep_every_bit(tmp_path: Path) -> None:
+    path = tmp_path / "answers.jsonl"
+    vectors = torch.randn(2, 7)
+    kept(path, "retrieval").keep([Embedded(str(n), "", vector=vector) for n, vector in enumerate(vectors)], 1.0)
+    found = kept(path, "retrieval").of(["0", "1"])
+    assert found is not None
+    assert all(torch.equal(one.vector, vector) for one, vector in zip(found[0], vectors, strict=True))  # type: ignore[attr-defined]
+
+
+def test_each_task_has_its_own_kinds_of_predictions_only(tmp_path: Path) -> None:
+    path = tmp_path / "answers.jsonl"
+    said: list[str] = []
+    strange = kept(path, "scienceqa", said)
+    strange.keep([Embedded("1", "", vector=torch.zeros(1))], 1.0)
+    assert len(said) == 1
+    assert "not kept" in said[0]
+    kept(path, "coco_caption").keep([_caption()], 1.0)
+    assert kept(path, "coco_caption").of(["1"]) == ([_caption()], 1.0)
+
+
+def _caption() -> CaptionPrediction:
+    return CaptionPrediction("1", "a dog", cider=0.1 + 0.2)

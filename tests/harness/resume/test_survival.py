@@ -1,0 +1,130 @@
+"""Real processes that are stopped or killed at any moment: started again, every cell ends as if nothing had been."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.record import Record
+from harness.results_check import check
+from harness.store import Store
+from tasks.mini import scienceqa as mini_scienceqa
+
+KILLS = int(os.environ.get("VLTUNE_KILLS", "6"))
+LONGEST_S = 240
+
+
+def command(folders: tuple[Path, Path], root: Path, results: str, *more: str) -> list[str]:
+    llm, vision = map(str, folders)
+    where = ["--llm", llm, "--vision", vision, "--data-root", str(root / "data"), "--results", str(root / results)]
+    size = ["--steps", "40", "--batch-size", "4", "--checkpoint-steps", "1", "--device", "cpu"]
+    fields = ["--set", "ademvl.scales=16,4", "--set", "memvp.slots=16"]
+    run = ["run", "--methods", "ademvl,memvp,frozen", "--task", "scienceqa", *size, *fields, *where, *more]
+    return [sys.executable, "-m", "harness", *run]
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    mini_scienceqa.write(tmp_path / "data", seed=0, train=32, val=2, test=60)
+    return os.environ | {"OMP_NUM_THREADS": "1", "VLTUNE_CACHE": str(tmp_path / "cache")}
+
+
+def finish(words: list[str], environment: dict[str, str]) -> None:
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=LONGEST_S)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def finished(root: Path) -> dict[str, Record]:
+    found = [record for record in Store(root).read() if record.status == "ok"]
+    assert len({record.cell.method for record in found}) == len(found), "a cell was finished twice"
+    return {record.cell.method: record for record in found}
+
+
+def same(a: Path, b: Path) -> None:
+    """The same cells, scores and answers."""
+    first, second = finished(a), finished(b)
+    assert first.keys() == second.keys() == {"ademvl", "memvp", "frozen"}
+    for method, record in first.items():
+        other = second[method]
+        assert other.metrics == record.metrics
+        assert _sha(other) == _sha(record)
+        losses = [(Store(root).samples(one) or {}).get("train_loss") for root, one in ((a, record), (b, other))]
+        assert losses[0] == losses[1]
+    assert check(b) == []
+    assert list(b.glob("unfinished/*")) == []
+
+
+def _sha(record: Record) -> str:
+    assert record.predictions is not None
+    return record.predictions.sha256
+
+
+def wait_for(path: Path, pattern: str, process: subprocess.Popen[Any]) -> None:
+    started = time.monotonic()
+    while not list(path.glob(pattern)):
+        assert process.poll() is None, "it ended too early"
+        assert time.monotonic() - started < LONGEST_S
+        time.sleep(0.01)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("isolate", [False, True])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_run_that_is_asked_to_leave_goes_on_later(
+    number: signal.Signals,
+    isolate: bool,
+    tiny_folders: tuple[Path, Path],
+    tmp_path: Path,
+    environment: dict[str, str],
+) -> None:
+    more = ["--isolate"] if isolate else []
+    finish(command(tiny_folders, tmp_path, "whole", *more), environment)
+    words = command(tiny_folders, tmp_path, "stopped", *more)
+    process = subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    wait_for(tmp_path / "stopped", "unfinished/*/training-*", process)
+    process.send_signal(number)
+    asked = time.monotonic()
+    said = process.communicate(timeout=60)[0]
+    assert process.returncode == 130, said
+    assert time.monotonic() - asked < 10
+    assert "the same command goes on" in said
+    [kept] = (tmp_path / "stopped").glob("unfinished/*/training-*/state.json")
+    step = json.loads(kept.read_text())["step"]
+    finish(words, environment)
+    resumed = finished(tmp_path / "stopped")["ademvl"]
+    assert resumed.provenance["resumed_at_steps"] == [step]
+    assert resumed.meters["energy_joules"].value is None  # type: ignore[union-attr]
+    interrupted = [record for record in Store(tmp_path / "stopped").read() if record.status == "interrupted"]
+    assert [record.cell.method for record in interrupted] == ["ademvl"]
+    same(tmp_path / "whole", tmp_path / "stopped")
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_again_and_again_ends_as_if_it_never_was(
+    tiny_folders: tuple[Path, Path], tmp_path: Path, environment: dict[str, str]
+) -> None:
+    started = time.monotonic()
+    finish(command(tiny_folders, tmp_path, "whole"), environment)
+    whole_s = time.monotonic() - started
+    words, chance = command(tiny_folders, tmp_path, "killed"), random.Random(0)
+    kills = 0
+    while kills < KILLS:
+        process = subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            process.wait(chance.uniform(0.3, 1.0) * whole_s)
+            break  # it was done before
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            kills += 1
+    finish(words, environment)
+    same(tmp_path / "whole", tmp_path / "killed")
