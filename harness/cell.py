@@ -38,7 +38,8 @@ def run(
     claim = Claims(bench.plan.results).take(key(bench, cell))
     if not isinstance(claim, Claim):
         if not quiet:
-            say(f"{title(bench, cell, number)}: left to process {claim.get('pid')} on {claim.get('host')}, which runs it")
+            who = f"process {claim.get('pid')} on {claim.get('host')}"
+            say(f"{title(bench, cell, number)}: left to {who}, which runs it")
         return cell, ELSEWHERE
     try:
         return _claimed(dataclasses.replace(bench, title=claim.title), choices, cell, ready, number)
@@ -46,9 +47,7 @@ def run(
         claim.release()
 
 
-def _claimed(
-    bench: Bench, choices: Choices | None, cell: CellPlan, ready: Ready, number: str
-) -> tuple[CellPlan, str]:
+def _claimed(bench: Bench, choices: Choices | None, cell: CellPlan, ready: Ready, number: str) -> tuple[CellPlan, str]:
     """Tune a cell where the plan says so, then run it."""
     if bench.plan.fresh:
         _keeper(bench, cell, ready, number).forget()
@@ -128,7 +127,8 @@ def _cell(bench: Bench, plan: CellPlan, ready: Ready, number: str) -> str:
 def _keeper(bench: Bench, plan: CellPlan, ready: Ready, number: str) -> Keeper:
     """What is kept of the cell while it is not finished, good for this code and these libraries only."""
     cell = key(bench, plan)
-    belongs = {"cell": cell, "code": ready.code.get("sources"), "torch": torch.__version__, "device": bench.plan.device.split(":")[0]}
+    device = bench.plan.device.split(":")[0]
+    belongs = {"cell": cell, "code": ready.code.get("sources"), "torch": torch.__version__, "device": device}
 
     def tell(line: str) -> None:
         say(f"{title(bench, plan, number)}: {line}")
@@ -159,4 +159,5 @@ def _measured(bench: Bench, plan: CellPlan, number: str, board: Board | None, ke
         name: example_scores.with_interval(score, parts) if name == plan.task.primary else score
         for name, score in outcome.metrics.items()
     }
-    return Ending("ok", outcome=dataclasses.replace(outcome, metrics=metrics), parts=parts, resumed=tuple(keeper.resumed))
+    outcome = dataclasses.replace(outcome, metrics=metrics)
+    return Ending("ok", outcome=outcome, parts=parts, resumed=tuple(keeper.resumed))

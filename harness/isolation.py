@@ -25,8 +25,8 @@ class ProcessEndedError(RuntimeError):
 def apart(call: Callable[..., R], *arguments: Any) -> R:
     """`call(*arguments)` in a fresh process, which has imported what this one would but run nothing.
 
-    Call, arguments and result travel as pickles. Ctrl-C and SIGTERM are passed on, and the other's result is waited for;
-    if this process is killed, the other is asked to leave too (on Linux).
+    Call, arguments and result travel as pickles. Ctrl-C and SIGTERM are passed on, and the other's result is waited
+    for; if this process is killed, the other is asked to leave too (on Linux).
 
     Raises:
         ProcessEndedError: the process was killed or raised.
@@ -77,7 +77,7 @@ def _serve(sender: Connection, call: Callable[..., Any], arguments: tuple[Any, .
 
 
 def _leave_with_the_parent() -> None:
-    """Ctrl-C of the terminal reaches the caller alone, which passes it on; its end, on Linux, asks this one to leave."""
+    """Ctrl-C reaches the caller alone, which passes it on; on Linux the caller's end asks this one to leave."""
     if hasattr(os, "setpgrp"):
         os.setpgrp()
     if sys.platform == "linux":

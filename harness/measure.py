@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -93,10 +94,11 @@ def measure(
         sharing.look()
         of_training["train_process_bytes"] = sharing.own if training is not None else unavailable("not trained")
         weights = UNTRAINED if training is None else training.weights
-        kept = None if keeper is None or weights is None else keeper.answers(weights, cell.task)
-        evaluation, latency, of_evaluation = _evaluate(
-            model, cell, plan, data, accelerator=accelerator, before=before, label=label, kept=kept
-        )
+        keeping = keeper is not None and weights is not None
+        with keeper.answers(weights, cell.task) if keeping else contextlib.nullcontext() as kept:
+            evaluation, latency, of_evaluation = _evaluate(
+                model, cell, plan, data, accelerator=accelerator, before=before, label=label, kept=kept
+            )
         sharing.look()
         scores = cell.task.score(evaluation.predictions, data.evaluation)
         readings = {

@@ -22,8 +22,8 @@ from tasks import ExampleScore
 class Bench:
     """What all cells of a plan share: the loaded backbone, the checked data and where records go.
 
-    `title` is to the cell that is run now, among all processes that share the results; `stop` knows whether the run is to leave; `validation` is what tuning is given, by task like `data`, nothing without
-    `--tune`.
+    `title` is this process's claim to the cell that is run now; `stop` knows whether the run is to leave; `validation`
+    is what tuning is given, by task like `data`, nothing without `--tune`.
     """
 
     plan: Plan

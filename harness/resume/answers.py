@@ -39,6 +39,12 @@ class KeptAnswers:
         self._file: IO[bytes] | None = None
         self._open([header, *(whole[1:] if rows else [])])
 
+    def __enter__(self) -> KeptAnswers:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
     def __len__(self) -> int:
         return len(self._batches)
 

@@ -123,7 +123,7 @@ def _machine(pid: int) -> dict[str, Any]:
     """What tells this machine, its container and this process from later ones with the same names and numbers."""
     try:
         boot = (_PROC / "sys/kernel/random/boot_id").read_text().strip()
-        space = os.readlink(_PROC / "self/ns/pid")
+        space = str((_PROC / "self/ns/pid").readlink())
         # After the name in brackets, which may hold spaces, the twentieth field is when the process began.
         began = (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()[19]
     except (OSError, IndexError):
@@ -134,10 +134,15 @@ def _machine(pid: int) -> dict[str, Any]:
 def _is_gone(owner: dict[str, Any]) -> bool:
     """Whether the owner ran on this machine and runs no more; of other machines nobody here can tell."""
     here = _machine(os.getpid())
-    if not here or not isinstance(owner.get("pid"), int) or {owner.get("boot"), owner.get("space")} != {
-        here["boot"],
-        here["space"],
-    }:
+    if (
+        not here
+        or not isinstance(owner.get("pid"), int)
+        or {owner.get("boot"), owner.get("space")}
+        != {
+            here["boot"],
+            here["space"],
+        }
+    ):
         return False
     return _machine(owner["pid"]).get("began") != owner.get("began")
 

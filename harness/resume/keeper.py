@@ -50,7 +50,7 @@ class Keeper:
     stop: Stop = field(default_factory=Stop)
     resumed: list[int] = field(default_factory=list)
     _kept_step: int | None = None
-    _kept_at: float = field(default_factory=time.monotonic)
+    _kept_at: float = field(default_factory=lambda: time.monotonic())
     _cost_s: float | None = None
 
     def latest(self) -> TrainingState | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,11 +17,27 @@ from tasks.retrieval import Embedded
 BELONGS = {"weights": "w"}
 
 
-def kept(path: Path, task: str = "scienceqa", said: list[str] | None = None, **belongs: str) -> KeptAnswers:
-    return KeptAnswers(path, {**BELONGS, **belongs}, tasks.get(task), ([] if said is None else said).append)
+Kept = Callable[..., KeptAnswers]
 
 
-def test_batches_come_back_in_another_process(tmp_path: Path) -> None:
+@pytest.fixture
+def kept() -> Iterator[Kept]:
+    """Opens the file as a new process does: whoever had it open before has it closed."""
+    opened: list[KeptAnswers] = []
+
+    def call(path: Path, task: str = "scienceqa", said: list[str] | None = None, **belongs: str) -> KeptAnswers:
+        for one in opened:
+            one.close()
+        say = ([] if said is None else said).append
+        opened.append(KeptAnswers(path, {**BELONGS, **belongs}, tasks.get(task), say))
+        return opened[-1]
+
+    yield call
+    for one in opened:
+        one.close()
+
+
+def test_batches_come_back_in_another_process(kept: Kept, tmp_path: Path) -> None:
     path = tmp_path / "a folder" / "answers.jsonl"
     first = kept(path)
     batch = [Prediction("1", "the answer\u2028is ü", 2), Prediction("2", "", None)]
@@ -35,7 +52,7 @@ def test_batches_come_back_in_another_process(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("cut", [1, 5, 40])
-def test_a_line_that_was_cut_is_made_again(cut: int, tmp_path: Path) -> None:
+def test_a_line_that_was_cut_is_made_again(kept: Kept, cut: int, tmp_path: Path) -> None:
     path = tmp_path / "answers.jsonl"
     first = kept(path)
     first.keep([Prediction("1", "x")], 1.0)
@@ -48,14 +65,14 @@ def test_a_line_that_was_cut_is_made_again(cut: int, tmp_path: Path) -> None:
     assert len(kept(path)) == 2
 
 
-def test_answers_of_other_weights_are_dropped(tmp_path: Path) -> None:
+def test_answers_of_other_weights_are_dropped(kept: Kept, tmp_path: Path) -> None:
     path = tmp_path / "answers.jsonl"
     kept(path).keep([Prediction("1", "x")], 1.0)
     assert len(kept(path, weights="others")) == 0
     assert len(kept(path)) == 0
 
 
-def test_features_keep_every_bit(tmp_path: Path) -> None:
+def test_features_keep_every_bit(kept: Kept, tmp_path: Path) -> None:
     path = tmp_path / "answers.jsonl"
     vectors = torch.randn(2, 7)
     kept(path, "retrieval").keep([Embedded(str(n), "", vector=vector) for n, vector in enumerate(vectors)], 1.0)
@@ -64,7 +81,7 @@ def test_features_keep_every_bit(tmp_path: Path) -> None:
     assert all(torch.equal(one.vector, vector) for one, vector in zip(found[0], vectors, strict=True))  # type: ignore[attr-defined]
 
 
-def test_each_task_has_its_own_kinds_of_predictions_only(tmp_path: Path) -> None:
+def test_each_task_has_its_own_kinds_of_predictions_only(kept: Kept, tmp_path: Path) -> None:
     path = tmp_path / "answers.jsonl"
     said: list[str] = []
     strange = kept(path, "scienceqa", said)

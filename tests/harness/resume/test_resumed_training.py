@@ -46,7 +46,7 @@ def trained(
     llm, vision = map(str, folders)
     model = backbones.load(backbones.BackboneSpec("tiny", llm, vision))
     assert isinstance(model, DecoderModel)
-    task = tasks.get(task_name, **({"train_augment": True} if task_name == "coco_caption" else {}))
+    task = tasks.get(task_name, **({"augment": "crop-flip"} if task_name == "coco_caption" else {}))
     examples = task.examples("train", data, limit=None)
     task.prepare(examples, image_size=model.image_size)
     attachment = methods.get(method, **({"scales": (16, 4)} if method == "ademvl" else {})).attach(model, 0)
