@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from accelerate import Accelerator
 
 from harness.backbones.backbone import Backbone
 from harness.meters import Stopwatch
+from harness.out_of_memory import in_halves
 from harness.progress import progress
 from harness.resume.answers import KeptAnswers
 from tasks import Example, Prediction, Task
@@ -17,11 +18,15 @@ from tasks import Example, Prediction, Task
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Concluded predictions in the order of the examples, and the time spent in predicting alone."""
+    """Concluded predictions in the order of the examples, and the time spent in predicting alone.
+
+    `halved`: the batch sizes that were fallen back to where memory ran out.
+    """
 
     predictions: list[Prediction]
     predict_ms: float
     wall_s: float
+    halved: list[int] = field(default_factory=list)
 
 
 @torch.inference_mode()
@@ -42,6 +47,7 @@ def evaluate(
     lengths = [model.text_length(prompt, None) for prompt, _ in task.texts(examples, train=False)]
     by_length = sorted(range(len(examples)), key=lambda i: (-lengths[i], examples[i].id))
     predictions: dict[int, Prediction] = {}
+    halved: list[int] = []
     predict_ms, total, watch = 0.0, Stopwatch(model.device), Stopwatch(model.device)
     starts = range(0, len(examples), batch_size)
     for start in progress(starts, total=len(starts), label=label, units="batches"):
@@ -49,11 +55,7 @@ def evaluate(
         chosen = [examples[i] for i in indices]
         before = None if kept is None else kept.of([example.id for example in chosen])
         if before is None:
-            batch = task.batch(model, chosen, train=False)
-            watch.restart()
-            with accelerator.autocast():
-                answers = task.predict(model, batch, chosen)
-            took_ms = watch.ms()
+            answers, took_ms = _predicted(model, task, chosen, accelerator=accelerator, watch=watch, halved=halved)
             if kept is not None:
                 kept.keep(answers, took_ms)
         else:
@@ -61,4 +63,27 @@ def evaluate(
         predict_ms += took_ms
         predictions.update(zip(indices, answers, strict=True))
     ordered = [predictions[i] for i in range(len(examples))]
-    return Evaluation(task.conclude(ordered, examples), predict_ms, total.ms() / 1e3)
+    return Evaluation(task.conclude(ordered, examples), predict_ms, total.ms() / 1e3, halved)
+
+
+def _predicted(
+    model: Backbone,
+    task: Task,
+    examples: list[Example],
+    *,
+    accelerator: Accelerator,
+    watch: Stopwatch,
+    halved: list[int],
+) -> tuple[list[Prediction], float]:
+    """The predictions of a batch and the ms of the model, in parts where memory runs out."""
+    times: list[float] = []
+
+    def predict(part: list[Example]) -> list[Prediction]:
+        batch = task.batch(model, part, train=False)
+        watch.restart()
+        with accelerator.autocast():
+            answers = task.predict(model, batch, part)
+        times.append(watch.ms())
+        return answers
+
+    return in_halves(predict, examples, model.device, smallest=halved), sum(times)

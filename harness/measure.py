@@ -47,7 +47,7 @@ class Outcome:
     """What a finished cell measured.
 
     `samples` has readings one by one, `gpu_sharing` who else was on the GPU (None on a CPU), `state` what was trained
-    where the plan asks to save it.
+    where the plan asks to save it, `cut` the batches that had to be cut since memory ran out.
     """
 
     metrics: dict[str, MetricValue]
@@ -56,6 +56,7 @@ class Outcome:
     gpu_sharing: dict[str, Any] | None
     predictions: list[Prediction]
     state: dict[str, Tensor] | None
+    cut: dict[str, Any]
 
 
 def measure(
@@ -110,11 +111,12 @@ def measure(
         losses = {} if training is None else {"train_loss": training.losses, "train_step_ms": training.step_ms}
         state = trained_parameters(model, attachment) if plan.save else {}
         kept = {name: parameter.detach().cpu().clone() for name, parameter in state.items()}
+        cut = {"training": [] if training is None else training.cut_at, "evaluation": sorted(set(evaluation.halved))}
         metrics = {name: _metric(score) for name, score in scores.items()}
         if plan.profile:
             profile.report(model, attachment, cell, plan, data, accelerator=accelerator, label=label)
         return Outcome(
-            metrics, readings, losses | latency.samples, sharing.as_json(), evaluation.predictions, kept or None
+            metrics, readings, losses | latency.samples, sharing.as_json(), evaluation.predictions, kept or None, cut
         )
 
 

@@ -38,6 +38,7 @@ def append(
         meters={**outcome.meters, "load_wall_s": scalar(bench.load_wall_s, "s")} if outcome else {},
         provenance=_provenance(bench, plan, ready, started)
         | ({"gpu_sharing": outcome.gpu_sharing} if outcome and outcome.gpu_sharing else {})
+        | ({"out_of_memory": outcome.cut} if outcome and any(outcome.cut.values()) else {})
         | ({"resumed_at_steps": list(ending.resumed)} if ending.resumed else {}),
     )
     predictions = example_scores.rows(outcome.predictions, ending.parts) if outcome else None

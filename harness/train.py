@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ from torch import nn
 from harness.backbones import FEATURES, cache_folder
 from harness.backbones.backbone import Backbone
 from harness.meters import Stopwatch
+from harness.out_of_memory import Parts
 from harness.plan import TrainOptions
 from harness.progress import progress
 from harness.resume.course import Course
@@ -52,7 +54,8 @@ class TrainResult:
     """What training left behind: the loss of every step, step times without data loading, and samples seen.
 
     `lengths` are the tokens of every example, which decide what shares a batch; `weights` names what came of it, where
-    a keeper has kept that.
+    a keeper has kept that; `parts` is how many parts a batch had in the last step, `cut_at` where
+    memory ran out with how many.
     """
 
     losses: list[float] = field(default_factory=list)
@@ -61,13 +64,23 @@ class TrainResult:
     wall_s: float = 0.0
     lengths: list[int] = field(default_factory=list)
     weights: str | None = None
+    parts: int = 0
+    cut_at: list[dict[str, int]] = field(default_factory=list)
 
     @classmethod
     def so_far(cls, kept: TrainingState | None, lengths: list[int]) -> TrainResult:
         """Of the steps that a kept state has behind it."""
         if kept is None:
             return cls(lengths=lengths)
-        return cls(list(kept.losses), list(kept.step_ms), kept.samples, kept.wall_s, lengths)
+        return cls(
+            list(kept.losses),
+            list(kept.step_ms),
+            kept.samples,
+            kept.wall_s,
+            lengths,
+            parts=kept.parts,
+            cut_at=list(kept.cut_at),
+        )
 
 
 def total_steps(examples: int, options: TrainOptions) -> int:
@@ -201,8 +214,10 @@ def train(
             after_step(Step(number, loss, rate * learning_rate(number - 1, total=steps, options=options)))
     batches = itertools.islice(order(lengths, options.batch_size, steps=steps, seed=seed), first, None)
 
+    cut = Parts(result.parts or options.accumulate, task.divisible, model.device, result.cut_at)
+
     def make(indices: list[int]) -> tuple[Randomness | None, list[Any]]:
-        return course.draws(), micro_batches(model, task, [examples[i] for i in indices], options.accumulate)
+        return course.draws(), micro_batches(model, task, [examples[i] for i in indices], cut.count)
 
     # On a CPU torch's operators in a second thread take the cores from the step: on two cores it took twice as long.
     loaded = ahead(make, batches) if model.device.type == "cuda" else ((chosen, make(chosen)) for chosen in batches)
@@ -214,7 +229,15 @@ def train(
             watch.restart()
             for group in optimizer.param_groups:
                 group["lr"] = rate * learning_rate(step, total=steps, options=options)
-            loss = forward_backward(model, task, parts, accelerator=accelerator)
+            loss = cut.compute(
+                parts,
+                step=step + 1,
+                examples=len(indices),
+                compute=functools.partial(forward_backward, model, task, accelerator=accelerator),
+                again=lambda indices=indices: make(indices)[1],
+                clear=functools.partial(optimizer.zero_grad, set_to_none=True),
+            )
+            result.parts = cut.count
             if options.clip_norm is not None:
                 accelerator.clip_grad_norm_(list(trained.values()), options.clip_norm)
             optimizer.step()

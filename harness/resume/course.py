@@ -89,6 +89,8 @@ class Course:
             step_ms=list(result.step_ms),
             samples=result.samples,
             wall_s=self._wall_s(),
+            parts=result.parts,
+            cut_at=list(result.cut_at),
             resumed=[] if self.keeper is None else list(self.keeper.resumed),
             ended=ended,
         )

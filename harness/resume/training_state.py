@@ -42,6 +42,7 @@ class TrainingState:
         scaler: of the losses in fp16; empty elsewhere.
         random: as it was before the batch of the next step was made.
         losses, step_ms, samples, wall_s: as in `harness.train.TrainResult`.
+        parts, cut_at: into how many a batch is cut, and where memory ran out with how many.
         resumed: the steps at which it went on from a state before this one.
         ended: names the last weights, whose answers are kept under that name; None while there are steps to come.
     """
@@ -55,6 +56,8 @@ class TrainingState:
     step_ms: list[float]
     samples: int
     wall_s: float
+    parts: int
+    cut_at: list[dict[str, int]]
     resumed: list[int]
     ended: str | None
 
@@ -121,6 +124,8 @@ def read(folder: Path, belongs: Mapping[str, Any]) -> TrainingState:
             step_ms=[float(ms) for ms in found["step_ms"]],
             samples=int(found["samples"]),
             wall_s=float(found["wall_s"]),
+            parts=int(found["parts"]),
+            cut_at=[{str(name): int(count) for name, count in cut.items()} for cut in found["cut_at"]],
             resumed=[int(step) for step in found["resumed"]],
             ended=found["ended"],
         )

@@ -26,6 +26,8 @@ def state(step: int = 3, ended: str | None = None) -> TrainingState:
         step_ms=[12.5],
         samples=12,
         wall_s=1.25,
+        parts=2,
+        cut_at=[{"step": 1, "parts": 1}],
         resumed=[1],
         ended=ended,
     )
@@ -39,7 +41,7 @@ def test_every_bit_comes_back(tmp_path: Path) -> None:
         again = {**found.weights, **found.optimizer, **found.random.tensors}[name]
         assert again.dtype == tensor.dtype
         assert torch.equal(again, tensor)
-    plain = ("step", "scaler", "losses", "step_ms", "samples", "wall_s", "resumed", "ended")
+    plain = ("step", "scaler", "losses", "step_ms", "samples", "wall_s", "parts", "cut_at", "resumed", "ended")
     assert [getattr(found, name) for name in plain] == [getattr(kept, name) for name in plain]
     assert [path.name for path in tmp_path.iterdir()] == ["x"], "nothing temporary is left"
 
