@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from harness import commands
+from harness.download.sources import DATA_SETS
 from harness.settings import UsageError
 from harness.space import SHARE
 
@@ -112,7 +113,7 @@ def parser() -> argparse.ArgumentParser:
     listing = add("list", help="print the names of methods, tasks or backbones")
     listing.add_argument("what", choices=("methods", "tasks", "backbones"), help="which names")
     listing.set_defaults(command=commands.list_names)
-    _add_data(add("data", help="write the mini world's data, or check data of your own"))
+    _add_data(add("data", help="write the mini world's data, download a data set, or check data of your own"))
     _add_backbone(add("backbone", help="pretrain the mini backbone"))
     _add_checkpoint(add("checkpoint", help="read and write the checkpoint formats of the methods' authors"))
     return root
@@ -246,6 +247,14 @@ def _add_data(data: argparse.ArgumentParser) -> None:
         mini.add_argument(f"--{split}", type=_count, metavar="N", help=f"problems or pictures of the {split} split")
     mini.add_argument("--seed", type=_seed, default=0, metavar="N", help="default: 0")
     mini.set_defaults(command=commands.data_mini)
+    download = add("download", help="fetch a data set from its official addresses; goes on where it was interrupted")
+    download.add_argument("name", choices=tuple(DATA_SETS), metavar="NAME", help=", ".join(DATA_SETS))
+    download.add_argument("--data-root", required=True, type=Path, metavar="DIR", help="a folder for it alone")
+    download.add_argument("--base-url", metavar="URL", help="take the files, by their names, from this mirror instead")
+    download.add_argument(
+        "--archive", type=Path, metavar="FILE", help="the pictures of Flickr8k or Flickr30k, which come on request"
+    )
+    download.set_defaults(command=commands.data_download)
     check = add("check", help="read every example of a task's data and report the first mistake")
     check.add_argument("--task", required=True, metavar="NAME")
     check.add_argument("--data-root", required=True, type=Path, metavar="DIR")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -202,14 +203,51 @@ def data_mini(args: argparse.Namespace) -> int:
     return 0
 
 
+def data_download(args: argparse.Namespace) -> int:
+    """`data download`: 1 when a file cannot be had, or pictures have yet to be asked for."""
+    from harness.download import DownloadError, check, folder, web
+    from harness.download.sources import DATA_SETS
+
+    data_set, root = DATA_SETS[args.name], args.data_root
+    if args.base_url is not None and (problem := web.problem_with(args.base_url)):
+        raise UsageError(f"--base-url: {problem}")
+    if args.archive is not None and data_set.on_request is None:
+        raise UsageError(f"--archive: all of {data_set.name} is fetched from its addresses; drop it")
+    if args.archive is not None and not args.archive.is_file():
+        raise UsageError(f"--archive {args.archive}: no such file; name the one that you were given")
+    say = partial(print, flush=True)
+    try:
+        folder.download(folder.Request(data_set, root, args.base_url, args.archive, say))
+    except DownloadError as error:
+        print(f"vltune: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("what was fetched stays; the same command goes on from there", file=sys.stderr)
+        raise
+    if lacking := check.lacking(data_set, root):
+        print(f"vltune: error: {lacking}", file=sys.stderr)
+        return 1
+    print(check.next_steps(data_set, root))
+    return 0
+
+
 def data_check(args: argparse.Namespace) -> int:
-    """`data check`: read every split of a task's data as a run would, pictures included."""
+    """`data check`: hold what was downloaded against its record, then read every split as a run would."""
     task = tasks.get(args.task)
-    for split in ("train", "val", "test"):
-        examples = task.examples(split, args.data_root, limit=None)
-        task.prepare(examples, image_size=CHECKED_SIZE)
-        pictures = sum(example.image is not None for example in examples)
-        print(f"{split}: {len(examples)} examples, {pictures} with a picture")
+    from harness.download import check
+
+    verified = check.verify(args.task, args.data_root)
+    try:
+        for split in check.SPLITS:
+            examples = task.examples(split, args.data_root, limit=None)
+            task.prepare(examples, image_size=CHECKED_SIZE)
+            pictures = sum(example.image is not None for example in examples)
+            print(f"{split}: {len(examples)} examples, {pictures} with a picture")
+    except tasks.DataError as error:
+        remedy = check.how_to_get(args.task, args.data_root, error=str(error))
+        raise tasks.DataError(f"{error}; {remedy}" if remedy else str(error)) from None
+    for line in verified:
+        print(line)
     return 0
 
 

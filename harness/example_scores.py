@@ -6,11 +6,15 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from harness.record import MetricValue, Record
 from harness.significance import bootstrap_interval
 from harness.store import Store, StoreError
 from tasks import ExampleScore, Prediction
 
+# No score is larger; the tests would overflow.
+_LARGEST = 1e12
 FEWEST_GROUPS = 50
 """With fewer pictures the bootstrap's intervals are too narrow, and it calls more than 5 % of ties different."""
 Scores = Callable[[Record], Mapping[str, ExampleScore]]
@@ -54,9 +58,19 @@ def _columns(score: ExampleScore | None) -> dict[str, Any]:
 def _read(store: Store, record: Record) -> dict[str, ExampleScore]:
     if record.predictions is None:
         return {}
-    lines = store.rows(record, record.predictions)
+    lines = [line for line in store.rows(record, record.predictions) if "score" in line]
     try:
-        return {line["id"]: ExampleScore(line["group"], float(line["score"])) for line in lines if "score" in line}
+        return _scores(
+            [line["id"] for line in lines], [line["group"] for line in lines], [float(line["score"]) for line in lines]
+        )
     except (ValueError, KeyError, TypeError) as error:
         path = store.folder(record) / record.predictions.file
-        raise StoreError(f"{path}: not what a run writes ({error}); run the cell again with --fresh") from None
+        raise StoreError(f"{path}: not what a run writes ({error!r}); run the cell again with --fresh") from None
+
+
+def _scores(ids: list[Any], groups: list[Any], values: list[float]) -> dict[str, ExampleScore]:
+    if not {*map(type, ids), *map(type, groups)} <= {str}:
+        raise ValueError("an id or a group is no text")
+    if not (np.abs(values) <= _LARGEST).all():
+        raise ValueError("a score is no number of a usual size")
+    return dict(zip(ids, map(ExampleScore, groups, values), strict=True))

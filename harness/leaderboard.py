@@ -171,6 +171,7 @@ def _flat_rows(found: Iterable[Table]) -> list[dict[str, Any]]:
             **{name: row.values.get(name) for name in ("trainable_percent", *METERS)},
             **{cost.key: row.values.get(cost.key) for cost in EFFICIENCY},
             "reasons": row.reasons,
+            "own_options": row.own,
             "options": table.common,
         }
         for table in found

@@ -132,45 +132,11 @@ def build(args: argparse.Namespace) -> Plan:
     spec = backbone_spec(args)
     protocol = recipes.protocol(args.protocol)
     recipe = recipes.load(spec.name).under(protocol)
-    method_names = choose(args.methods, methods.names(), kind="method")
-    task_names = choose(args.task, tasks.names(), kind="task")
-    given = _given(args, method_names, task_names)
-    chosen = {name: _method(name, recipe, given) for name in method_names}
-    initial = _initial(args.init, method_names, given)
-    chosen |= {name: (saved.method, {}) for name, saved in initial.items()}
-    on = {name: _task(name, recipe, given) for name in task_names}
-    trains = {(m, t): _train(recipe, given, m, t) for m in method_names for t in task_names}
-    _check_divisible(on, trains)
-    _check_trained(chosen, initial, trains)
+    cells = _cells(args, recipe)
     if args.data_root is not None and not args.data_root.exists():
         raise UsageError(f"--data-root {args.data_root}: no such folder; name the folder that holds the task's files")
     device = machine.resolve_device(args.device or "auto")
-    if args.profile:
-        from harness import profile
-
-        profile.check(device)
-    if args.tensorboard:
-        from harness import tensorboard
-
-        tensorboard.check()
-    shared = {name: getattr(args, name) for name in ("train_limit", "eval_limit", "weights", "precision", "kernels")}
-    explicit = {name: value for name, value in shared.items() if value is not None}
-    explicit |= {"profile": True} if args.profile else {}
-    cells = tuple(
-        CellPlan(
-            method_name=method_name,
-            method=method,
-            task_name=task_name,
-            task=task,
-            seed=seed,
-            train=trains[method_name, task_name][0],
-            explicit=explicit | trains[method_name, task_name][1] | task_explicit | method_explicit,
-            init=initial.get(method_name),
-        )
-        for task_name, (task, task_explicit) in on.items()
-        for seed in args.seeds
-        for method_name, (method, method_explicit) in chosen.items()
-    )
+    _check_extras(args, device)
     plan = Plan(
         backbone=spec,
         data_root=args.data_root,
@@ -198,6 +164,55 @@ def build(args: argparse.Namespace) -> Plan:
 
     Store(plan.results).check_writable()
     return plan
+
+
+def _cells(args: argparse.Namespace, recipe: recipes.Recipe) -> tuple[CellPlan, ...]:
+    """Every cell with its options: what the recipe says, and over it the command line."""
+    method_names = choose(args.methods, methods.names(), kind="method")
+    task_names = choose(args.task, tasks.names(), kind="task")
+    given = _given(args, method_names, task_names)
+    chosen = {name: _method(name, recipe, given) for name in method_names}
+    initial = _initial(args.init, method_names, given)
+    chosen |= {name: (saved.method, {}) for name, saved in initial.items()}
+    on = {name: _task(name, recipe, given) for name in task_names}
+    trains = {(m, t): _train(recipe, given, m, t) for m in method_names for t in task_names}
+    _check_divisible(on, trains)
+    _check_trained(chosen, initial, trains)
+    shared = _explicit(args)
+    return tuple(
+        CellPlan(
+            method_name=method_name,
+            method=method,
+            task_name=task_name,
+            task=task,
+            seed=seed,
+            train=trains[method_name, task_name][0],
+            explicit=shared | trains[method_name, task_name][1] | task_explicit | method_explicit,
+            init=initial.get(method_name),
+        )
+        for task_name, (task, task_explicit) in on.items()
+        for seed in args.seeds
+        for method_name, (method, method_explicit) in chosen.items()
+    )
+
+
+def _explicit(args: argparse.Namespace) -> dict[str, Any]:
+    """The options of all cells that the command line sets."""
+    shared = {name: getattr(args, name) for name in ("train_limit", "eval_limit", "weights", "precision", "kernels")}
+    profiled = {"profile": True} if args.profile else {}
+    return {name: value for name, value in shared.items() if value is not None} | profiled
+
+
+def _check_extras(args: argparse.Namespace, device: str) -> None:
+    """Refuse flags that this installation cannot serve."""
+    if args.profile:
+        from harness import profile
+
+        profile.check(device)
+    if args.tensorboard:
+        from harness import tensorboard
+
+        tensorboard.check()
 
 
 def build_methods(args: argparse.Namespace) -> tuple[tuple[str, methods.Method], ...]:

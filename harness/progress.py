@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -25,3 +26,41 @@ def progress(items: Iterable[T], *, total: int, label: str, units: str) -> Itera
             said, left = now, (now - started) / done * (total - done)
             print(f"{label}: {done} of {total} {units}, about {left / 60:.1f} min left", file=sys.stderr, flush=True)
         yield item
+
+
+@contextmanager
+def byte_progress(*, total: int | None, done: int, label: str) -> Iterator[Callable[[int], None]]:
+    """How far one long file is, shown as `progress` shows items; what it gives is told of further bytes.
+
+    Args:
+        total: bytes of the file, None if unknown.
+        done: bytes that were there before.
+        label: the file.
+    """
+    if sys.stderr.isatty():
+        with tqdm(total=total, initial=done, desc=label, unit="B", unit_scale=True, leave=False) as bar:
+
+            def show(count: int) -> None:
+                bar.update(count)
+
+            yield show
+        return
+    said = time.monotonic()
+
+    def advance(count: int) -> None:
+        nonlocal done, said
+        done += count
+        if time.monotonic() - said >= LOG_EVERY_S:
+            said = time.monotonic()
+            of = "" if total is None else f" of {size_text(total)}"
+            print(f"{label}: {size_text(done)}{of}", file=sys.stderr, flush=True)
+
+    yield advance
+
+
+def size_text(count: int) -> str:
+    """Bytes as people say them: 13.5 GB, 36.7 MB, 912 bytes."""
+    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count} bytes"

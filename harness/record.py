@@ -118,12 +118,31 @@ def _plain(value: Any, where: str) -> Any:
     raise ValueError(f"{where} must be JSON (null, bool, number, string, list, object), got {type(value).__name__}")
 
 
+def _copied(value: Any) -> Any:
+    """As `_plain` for what is plain already, which takes a third of the time; a TypeError for anything else."""
+    kind = type(value)
+    if value is None or kind is int or kind is bool or (kind is str and value.isascii()):
+        return value
+    if kind is float and math.isfinite(value):
+        return value
+    if kind is dict and all(type(key) is str and key.isascii() for key in value):
+        return {key: _copied(item) for key, item in value.items()}
+    if kind is list:
+        return [_copied(item) for item in value]
+    raise TypeError
+
+
+def _json_object(value: dict[str, Any]) -> dict[str, Any]:
+    try:
+        return {key: _copied(item) for key, item in value.items()}
+    except TypeError:
+        return {key: _plain(item, key) for key, item in value.items()}
+
+
 Text = Annotated[str, BeforeValidator(_encodable)]
 Name = Annotated[str, BeforeValidator(_encodable), Field(min_length=1)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
-JsonObject = Annotated[
-    dict[str, Any], AfterValidator(lambda value: {key: _plain(item, key) for key, item in value.items()})
-]
+JsonObject = Annotated[dict[str, Any], AfterValidator(_json_object)]
 
 
 class _Model(BaseModel):

@@ -6,8 +6,9 @@ Scores that are means over examples (accuracy, recall, CIDEr) fit; what a differ
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,6 +24,8 @@ RESAMPLES = 10_000
 
 # Cluster numbers drawn at once: these and what they select stay in the cache of one core.
 _DRAWN_AT_ONCE = 1 << 16
+# What was drawn is kept for the next method of a table up to 128 MB; beyond, it is drawn again.
+_MOST_KEPT = 1 << 26
 
 
 @dataclass(frozen=True)
@@ -228,13 +231,25 @@ def _resampled_means(
         raise ValueError(f"all {len(values)} examples are of one cluster, whose mean has no spread to estimate")
     of = np.fromiter((number[name] for name in clusters), np.intp, len(values))
     sums, sizes = np.bincount(of, weights=values), np.bincount(of)
+    weights = _kept_weights if len(number) * resamples <= _MOST_KEPT else _weights
+    parts = map(np.float64, weights(len(number), resamples, seed))
+    return np.concatenate([(part @ sums) / (part @ sizes) for part in parts]), len(number)
+
+
+@functools.lru_cache(maxsize=1)
+def _kept_weights(clusters: int, resamples: int, seed: int) -> list[NDArray[np.uint16]]:
+    """As `_weights`; the methods of a table have the same clusters, and drawing takes longer than all else."""
+    return list(_weights(clusters, resamples, seed))
+
+
+def _weights(clusters: int, resamples: int, seed: int) -> Iterator[NDArray[np.uint16]]:
+    """How often each resample holds each cluster: [resamples, clusters], in parts of a few rows."""
     generator = np.random.default_rng(seed)
-    means = np.empty(resamples)
-    step = max(1, _DRAWN_AT_ONCE // len(number))
-    for start in range(0, resamples, step):
-        drawn = generator.integers(len(number), size=(min(step, resamples - start), len(number)))
-        means[start : start + step] = sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
-    return means, len(number)
+    rows = max(1, _DRAWN_AT_ONCE // clusters)
+    for start in range(0, resamples, rows):
+        drawn = generator.integers(clusters, size=(min(rows, resamples - start), clusters))
+        held = (drawn + clusters * np.arange(len(drawn))[:, None]).ravel()
+        yield np.bincount(held, minlength=held.size).astype(np.uint16).reshape(drawn.shape)
 
 
 def _numbers(name: str, values: Numbers) -> NDArray[np.float64]:

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from pydantic_core import from_json
+
 from harness.record import SAMPLES, NamedFile, Record, RecordError, cell_key, load
 
 _LONGEST_FOLDER = 120
@@ -108,8 +110,7 @@ class Store:
         if hashlib.sha256(content).hexdigest() != named.sha256:
             raise StoreError(f"{path}: not the file that its record names (sha256), so it was edited or cut; {fix}")
         try:
-            # Not splitlines: answers may hold other line separators than the one that ends a line here.
-            return [json.loads(line) for line in content.decode("utf-8").split("\n") if line]
+            return parse_lines(content)
         except ValueError as error:
             raise StoreError(f"{path}: not what a run writes ({error}); {fix}") from None
 
@@ -151,6 +152,35 @@ class Store:
         """
         done = (record for record in reversed(self.read()) if record.status in ("ok", "skipped"))
         return next((record for record in done if cell_key(record.cell) == key), None)
+
+
+def parse_lines(content: bytes) -> list[dict[str, Any]]:
+    """The objects of a file with one JSON object a line.
+
+    Raises:
+        ValueError: a line is no JSON object; names it.
+    """
+    # Not splitlines: answers may hold other line separators than the one that ends a line here.
+    lines = [line for line in content.split(b"\n") if line]
+    try:
+        # In one go: line by line takes four times as long.
+        rows = from_json(b"[%s]" % b",".join(lines))
+    except ValueError:
+        rows = []
+    if len(rows) == len(lines) and set(map(type, rows)) <= {dict}:
+        return list(rows)
+    for number, line in enumerate(lines, 1):
+        _check_object(number, line)
+    raise ValueError("the lines are JSON objects together but not each")
+
+
+def _check_object(number: int, line: bytes) -> None:
+    try:
+        row = from_json(line)
+    except ValueError as error:
+        raise ValueError(f"line {number}: {error}") from None
+    if not isinstance(row, dict):
+        raise ValueError(f"line {number}: not an object")
 
 
 def _load(path: Path) -> Record:

@@ -27,6 +27,7 @@ class Row:
     """One method (with one choice of its own settings) in one table, its seeds aggregated.
 
     `settings` says who chose these: `tuned, N trials`, `set by hand` or `defaults`; empty where nothing is trained.
+    `own` are the settings: the method's fields, the learning rate and, if tuned, the budget.
     """
 
     method: str
@@ -40,6 +41,7 @@ class Row:
     counts: dict[str, int] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
     settings: str = ""
+    own: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -208,6 +210,7 @@ def _aggregate(label: str, chooser: str, runs: Sequence[Record]) -> Row:
         seeds=[run.cell.seed for run in runs],
         runs=[run.run_id for run in runs],
         settings=chooser,
+        own=_own(runs[0]),
     )
     for name in dict.fromkeys(name for run in runs for name in run.metrics):
         _add_metric(row, name, [run.metrics[name] for run in runs if name in run.metrics], _random_weights(runs[0]))
@@ -260,6 +263,7 @@ def _absent(label: str, chooser: str, runs: Sequence[Record]) -> Row:
         seeds=sorted({run.cell.seed for run in runs}),
         runs=[last.run_id],
         settings=chooser,
+        own=_own(last),
     )
 
 

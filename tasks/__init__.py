@@ -15,7 +15,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -99,8 +99,7 @@ class Metric:
     reason: str | None = None
 
 
-@dataclass(frozen=True)
-class ExampleScore:
+class ExampleScore(NamedTuple):
     """What one example adds to the primary score, which is the mean of `value` over all examples.
 
     group: what examples about the same picture share; they are not independent of each other.

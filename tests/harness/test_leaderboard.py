@@ -411,6 +411,14 @@ def test_the_text_is_the_same_for_any_order() -> None:
 # The other formats
 
 
+def test_each_row_has_the_settings_of_its_own_method() -> None:
+    records = [make("memvp", train__lr=0.006), make("lora", train__lr=0.002, method__rank=4)]
+    own = {row["method"]: row["own_options"] for row in json.loads(render(records, format="json"))}
+    assert own == {"memvp": {"slots": 80, "lr": 0.006}, "lora": {"slots": 80, "rank": 4, "lr": 0.002}}
+    rows = csv.DictReader(io.StringIO(render(records, format="csv")))
+    assert {row["method"]: json.loads(row["own_options"]) for row in rows} == own
+
+
 def test_csv_and_json_hold_the_same_rows() -> None:
     records = [make("a", 60.0), make("a", 62.0, seed=1), make("c", status="failed", reason='line\nbreak, "quoted"')]
     rows = list(csv.DictReader(io.StringIO(render(records, format="csv"))))
