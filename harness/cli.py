@@ -153,6 +153,10 @@ def _add_run(run: argparse.ArgumentParser) -> None:
         action=argparse.BooleanOptionalAction,
         help="each run in a process of its own, so that its memory is its own (default: on a GPU)",
     )
+    spread = run.add_mutually_exclusive_group()
+    spread.add_argument("--gpus", type=_gpus, default=(), metavar="LIST", help="such as 0,1,2,3: a run on each at a time")
+    spread.add_argument("--workers", type=_count, metavar="N", help="so many runs at a time, which share the cores")
+    run.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     run.add_argument(
         "--fresh", action="store_true", help="run cells again that are recorded already, and unfinished ones anew"
     )
@@ -322,6 +326,13 @@ def _share(text: str) -> float:
     if not 0 < share <= 1:
         raise argparse.ArgumentTypeError(f"must be above 0 and at most 1, got {text!r}")
     return share
+
+
+def _gpus(text: str) -> tuple[int, ...]:
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdecimal() for part in parts) or len(set(parts)) < len(parts):
+        raise argparse.ArgumentTypeError(f"must be different GPU numbers such as 0,1, got {text!r}")
+    return tuple(map(int, parts))
 
 
 def _minutes(text: str) -> float:

@@ -27,8 +27,10 @@ def run(args: argparse.Namespace) -> int:
 
     # Planned before anything heavy is imported, so that mistakes are answered at once.
     planned = plan.build(args)
-    from harness.run import execute
+    from harness.run import execute, execute_spread
 
+    if args.gpus or args.workers:
+        return execute_spread(planned, gpus=args.gpus, workers=args.workers)
     return execute(planned)
 
 

@@ -92,6 +92,7 @@ class Plan:
         argv: the command line.
         tuning: what every trained method may spend on the choice of its settings; None to take them as they are.
         every: how often the state of a training is kept.
+        worker: one of several processes that another one has started: it waits for nobody and prints no table.
     """
 
     backbone: BackboneSpec
@@ -113,6 +114,7 @@ class Plan:
     argv: tuple[str, ...]
     tuning: space.Budget | None
     every: Every
+    worker: bool
 
     def alone(self, cell: CellPlan) -> Plan:
         """This plan for one cell, to be sent to a process of its own."""
@@ -157,6 +159,7 @@ def build(args: argparse.Namespace) -> Plan:
         argv=args.argv,
         tuning=space.budget(args),
         every=Every(args.checkpoint_steps, args.checkpoint_minutes),
+        worker=args.worker,
     )
     if plan.tuning is not None:
         space.check(cells)
@@ -213,6 +216,11 @@ def _check_extras(args: argparse.Namespace, device: str) -> None:
         from harness import tensorboard
 
         tensorboard.check()
+    for flag, given in (("--profile", args.profile), ("--fresh", args.fresh)):
+        if given and (args.gpus or args.workers):
+            raise UsageError(f"{flag}: each worker of --gpus or --workers would do it again; drop one of the two")
+    if args.gpus and args.device not in (None, "auto", "cuda"):
+        raise UsageError(f"--gpus: each run has the GPU that it is given; drop --device {args.device}")
 
 
 def build_methods(args: argparse.Namespace) -> tuple[tuple[str, methods.Method], ...]:

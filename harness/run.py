@@ -8,10 +8,12 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
 import harness
 import methods
 import tasks
-from harness import backbones, example_scores, leaderboard, prepare, provenance
+from harness import backbones, example_scores, leaderboard, prepare, provenance, spread
 from harness.backbones.backbone import Backbone
 from harness.cell import ELSEWHERE
 from harness.cell import run as run_cell
@@ -20,6 +22,7 @@ from harness.choices import Choices
 from harness.outlook import Outlook, kinds
 from harness.plan import CellPlan, Plan
 from harness.record import Record, cell_key
+from harness.settings import UsageError
 from harness.store import Store
 from harness.train import ways
 from harness.workbench import Bench, Ready, key, say
@@ -50,10 +53,28 @@ def execute(plan: Plan) -> int:
     if "interrupted" in statuses:
         left = len(plan.cells) - len(statuses) + 1
         say(f"{left} of {cells} not done: the same command goes on with what is left")
+    if plan.worker:
+        return INTERRUPTED if "interrupted" in statuses else 1 if "failed" in statuses else 0
     print(f"\n{leaderboard.markdown(_recorded(bench, ran), scores=example_scores.reader(bench.store))}")
     if "interrupted" in statuses:
         return INTERRUPTED
     return 1 if "failed" in statuses else 0
+
+
+def execute_spread(plan: Plan, *, gpus: Sequence[int], workers: int | None) -> int:
+    """As `execute`, in several processes; everything is checked here first.
+
+    Raises:
+        UsageError: there is no such GPU.
+    """
+    if gpus and max(gpus) >= (count := torch.cuda.device_count()):
+        raise UsageError(f"--gpus: this machine has {count} GPUs, numbered from 0; there is no {max(gpus)}")
+    bench, _ = _prepared(dataclasses.replace(plan, isolate=True))
+    team = spread.workers(gpus, workers, torch.get_num_threads())
+    say(f"{len(plan.cells)} cells for {len(team)} workers, records in {plan.results}")
+    code = spread.spread(team, spread.command(plan.argv), say)
+    print(f"\n{leaderboard.markdown(_recorded(bench, plan.cells), scores=example_scores.reader(bench.store))}")
+    return code
 
 
 def _prepared(plan: Plan) -> tuple[Bench, list[Ready]]:
@@ -99,7 +120,7 @@ def _matrix(bench: Bench, choices: Choices | None, ready: Sequence[Ready]) -> tu
         outlook.end(status, None if kept else time.perf_counter() - begun)
         if len(planned) > 1:
             say(str(outlook))
-    else:
+    if waiting and "interrupted" not in statuses and not bench.plan.worker:
         _wait(bench, choices, ready, ran, statuses, waiting)
     return ran, statuses
 
@@ -144,8 +165,16 @@ def _weights_sha256(model: Backbone) -> str | None:
 
 
 def _recorded(bench: Bench, cells: Sequence[CellPlan]) -> list[Record]:
+    """The records of these cells; of cells that are not tuned yet those of any tuning of this budget."""
     keys = {key(bench, cell) for cell in cells}
-    return [record for record in bench.store.read() if cell_key(record.cell) in keys]
+    tuned = None if bench.plan.tuning is None else dataclasses.asdict(bench.plan.tuning)
+
+    def wanted(record: Record) -> bool:
+        tuning = record.cell.options.get("tuning")
+        ours = isinstance(tuning, dict) and tuned is not None and tuning.get("of") in keys and tuned.items() <= tuning.items()
+        return ours or cell_key(record.cell) in keys
+
+    return [record for record in bench.store.read() if wanted(record)]
 
 
 def _recorded_keys(bench: Bench) -> frozenset[str]:
