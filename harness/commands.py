@@ -38,17 +38,17 @@ def leaderboard(args: argparse.Namespace) -> int:
         raise UsageError(f"unknown task {args.task!r}; {suggest(args.task, tasks.names())}")
     if not args.results.is_dir():
         raise UsageError(f"--results {args.results}: no such folder; 'vltune run' makes it")
-    if not any((args.results / "runs").rglob("*.json")):
-        hint = "'vltune run' makes some; ours are in a clone: --results results/reference"
-        print(f"no records below {args.results / 'runs'}; {hint}", file=sys.stderr)
     text = _page(args) if args.format == "html" else _tables(args)
     if args.out is None:
         print(text.rstrip("\n"))
-        return 0
-    try:
-        args.out.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"--out {args.out}: cannot be written ({error.strerror}); name another file") from None
+    else:
+        try:
+            args.out.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise UsageError(f"--out {args.out}: cannot be written ({error.strerror}); name another file") from None
+    if not any((args.results / "runs").rglob("*.json")):
+        hint = "'vltune run' makes some; ours are in a clone: --results results/reference"
+        print(f"no records below {args.results / 'runs'}; {hint}", file=sys.stderr)
     return 0
 
 
