@@ -46,9 +46,6 @@ def leaderboard(args: argparse.Namespace) -> int:
             args.out.write_text(text, encoding="utf-8")
         except OSError as error:
             raise UsageError(f"--out {args.out}: cannot be written ({error.strerror}); name another file") from None
-    if not any((args.results / "runs").rglob("*.json")):
-        hint = "'vltune run' makes some; ours are in a clone: --results results/reference"
-        print(f"no records below {args.results / 'runs'}; {hint}", file=sys.stderr)
     return 0
 
 
