@@ -196,7 +196,7 @@ def legend(table: Table) -> list[str]:
     }.get(seeds)
     said = [*([meaning] if meaning else []), "Costs are medians over seeds."]
     if on_cpu(table):
-        own = "each run had its own" if table.isolated else "with what ran in it before"
+        own = "each run had its own" if table.isolated else "with what ran in it before, so do not compare rows"
         said.append(f"Memory is the whole process's; {own}.")
     if any(row.baseline for row in table.rows):
         said.append("Baselines are shown for orientation: not ranked, never bold.")

@@ -43,11 +43,11 @@ def leaderboard(args: argparse.Namespace) -> int:
     text = _page(args) if args.format == "html" else _tables(args)
     if args.out is None:
         print(text.rstrip("\n"))
-        return 0
-    try:
-        args.out.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"--out {args.out}: cannot be written ({error.strerror}); name another file") from None
+    else:
+        try:
+            args.out.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise UsageError(f"--out {args.out}: cannot be written ({error.strerror}); name another file") from None
     return 0
 
 

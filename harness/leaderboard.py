@@ -208,7 +208,7 @@ def _section(table: Table, chosen: Sequence[str]) -> str:
         parts.append(f"{MISSING} means no value; columns without any are left out:\n\n" + "\n".join(lines))
     if table.absent:
         parts.append("Without a result:\n\n" + "\n".join(map(_excuse, table.absent)))
-    parts.append(_options(table))
+    parts += [_settings(table), _options(table)]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -245,6 +245,16 @@ def _note(table: Table) -> str:
     if table.hardware:
         said.append(escape(f"Hardware: {'; '.join(table.hardware)}."))
     return " ".join([*(f"**{escape(text)}**" for text in warnings(table)), *said])
+
+
+def _settings(table: Table) -> str:
+    """What each row's own settings are, in one line each; rows without any are left out."""
+    own = {row.method: flatten(row.own) for row in (*table.rows, *table.absent) if set(row.own) - {"lr"}}
+    lines = [
+        f"- {escape(method)}: {escape(', '.join(f'{name}={show(value)}' for name, value in fields.items()))}"
+        for method, fields in own.items()
+    ]
+    return "\n\n".join(["Settings by method:", "\n".join(lines)]) if lines else ""
 
 
 def _options(table: Table) -> str:

@@ -411,6 +411,16 @@ def test_the_text_is_the_same_for_any_order() -> None:
 # The other formats
 
 
+def test_the_settings_of_each_method_stand_below_its_table() -> None:
+    text = markdown(
+        [make("memvp", 60.0), make("llava", 50.0, method__train_llm=True), make("x|<b>", 1.0, method__a="|")]
+    )
+    lines = text.splitlines()
+    assert "- memvp: lr=0.006, slots=80" in lines
+    assert "- llava: lr=0.006, slots=80, train_llm=true" in lines
+    assert any(line.startswith("- x\\|&lt;b&gt;: a=\\|, lr=0.006") for line in lines)
+
+
 def test_each_row_has_the_settings_of_its_own_method() -> None:
     records = [make("memvp", train__lr=0.006), make("lora", train__lr=0.002, method__rank=4)]
     own = {row["method"]: row["own_options"] for row in json.loads(render(records, format="json"))}

@@ -118,7 +118,7 @@ def test_readings_that_no_run_writes_are_a_reason(tmp_path: Path, content: str) 
     named = NamedFile(file=record.samples.file, sha256=hashlib.sha256(content.encode()).hexdigest())
     found, missing = read([record.model_copy(update={"samples": named})], store)
     assert not found
-    assert missing[record.run_id].startswith(f"{named.file} ")
+    assert missing[record.run_id].startswith((f"{named.file} ", f"{named.file}: "))
 
 
 def test_a_run_without_losses_but_with_other_readings_has_none(tmp_path: Path) -> None:
