@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import os
 import time
 import traceback
+from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import NoReturn
 
 import torch
 
 from harness import backbones, example_scores, isolation, space, tensorboard, tune
 from harness.choices import Choices
-from harness.measure import measure
+from harness.measure import Outcome, measure
 from harness.plan import CellPlan, Plan
 from harness.prepare import TaskData
 from harness.recording import append, headline
@@ -21,10 +26,13 @@ from harness.resume.keeper import Keeper
 from harness.space import Tuned
 from harness.store import Store
 from harness.tensorboard import Board
+from harness.train import DivergedError, Step
 from harness.workbench import Bench, Ending, Ready, identity, key, say, title
 from methods.kernels import Kernels
 
 ELSEWHERE = "elsewhere"
+ALIKE = (KeyboardInterrupt, DivergedError)
+"""What ends a cell on every rank at the same step."""
 INTERRUPTION = "stopped by the user (Ctrl-C or SIGTERM)"
 
 
@@ -110,18 +118,73 @@ def _cell(bench: Bench, plan: CellPlan, ready: Ready, number: str) -> str:
         say(f"{title(bench, plan, number)}: kept {found.run_id} ({headline(found)}){unsaved}")
         return found.status
     started = datetime.now(UTC)
-    bench.model.kernels = Kernels(bench.plan.kernels)
+    bench = _with_model(bench) if ready.skip is None else bench
     board = _board(bench, plan, started, number) if bench.plan.tensorboard and ready.skip is None else None
     keeper = _keeper(bench, plan, ready, number)
     try:
         skipped = None if ready.skip is None else Ending("skipped", ready.skip)
         ending = skipped or _measured(bench, plan, number, board, keeper)
+        broken = False
     except (KeyboardInterrupt, Exception) as error:  # noqa: BLE001 - the cell boundary: recorded, the matrix goes on
-        ending = _ending(error)
+        ending, broken = _ending(error), not isinstance(error, ALIKE)
     status = append(bench, plan, ready, started, number, ending, board=board)
+    if broken and not bench.ranks.alone:
+        _leave(f"{title(bench, plan, number)}: {ending.reason}")
     if status in ("ok", "skipped"):
         keeper.forget()
     return status
+
+
+def follow(bench: Bench, cell: CellPlan, ready: Ready, number: str) -> None:
+    """Do the share of another rank in a cell that rank 0 runs and records."""
+    started = datetime.now(UTC)
+    bench = _with_model(bench)
+    try:
+        with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stderr(nowhere):  # rank 0 says how far it is
+            _share(bench, cell, number, after_step=None, keeper=None)
+    except ALIKE:
+        return
+    except Exception as error:  # noqa: BLE001 - the cell boundary of this process
+        ending = _ending(error)
+        append(
+            bench,
+            cell,
+            ready,
+            started,
+            number,
+            dataclasses.replace(ending, reason=f"rank {bench.ranks.rank}: {ending.reason}"),
+        )
+        _leave(f"{title(bench, cell, number)}: rank {bench.ranks.rank}: {ending.reason}")
+
+
+def _leave(line: str) -> NoReturn:
+    """End this process at once: the others wait for it in a call that only its end makes them leave."""
+    say(f"{line}; the same command goes on with what is left")
+    os._exit(1)
+
+
+def _with_model(bench: Bench) -> Bench:
+    """With a backbone of this cell's own where the cell splits it, which cannot be undone."""
+    if bench.ranks.alone or bench.plan.launch.parallel != "fsdp2":
+        return bench
+    plan = bench.plan
+    return dataclasses.replace(bench, model=backbones.load(plan.backbone, device="cpu", precision=plan.precision))
+
+
+def _share(
+    bench: Bench, plan: CellPlan, number: str, *, after_step: Callable[[Step], None] | None, keeper: Keeper | None
+) -> Outcome | None:
+    bench.model.kernels = Kernels(bench.plan.kernels)
+    return measure(
+        bench.model,
+        plan,
+        bench.plan,
+        bench.data[plan.task_name],
+        label=title(bench, plan, number),
+        after_step=after_step,
+        keeper=keeper,
+        ranks=bench.ranks,
+    )
 
 
 def _keeper(bench: Bench, plan: CellPlan, ready: Ready, number: str) -> Keeper:
@@ -151,9 +214,13 @@ def _ending(error: BaseException, *, process: str = "this run") -> Ending:
 
 
 def _measured(bench: Bench, plan: CellPlan, number: str, board: Board | None, keeper: Keeper) -> Ending:
-    data, after_step = bench.data[plan.task_name], board.step if board else None
-    label = title(bench, plan, number)
-    outcome = measure(bench.model, plan, bench.plan, data, label=label, after_step=after_step, keeper=keeper)
+    data = bench.data[plan.task_name]
+    bench.ranks.tell(next(place for place, cell in enumerate(bench.plan.cells) if cell is plan))
+    # What several processes share begins anew: a state would have to hold the random numbers of each.
+    kept = keeper if bench.ranks.alone else None
+    outcome = _share(bench, plan, number, after_step=board.step if board else None, keeper=kept)
+    if outcome is None:
+        raise RuntimeError("rank 0 has no outcome")
     parts = plan.task.example_scores(outcome.predictions, data.evaluation)
     metrics = {
         name: example_scores.with_interval(score, parts) if name == plan.task.primary else score

@@ -154,8 +154,15 @@ def _add_run(run: argparse.ArgumentParser) -> None:
         help="each run in a process of its own, so that its memory is its own (default: on a GPU)",
     )
     spread = run.add_mutually_exclusive_group()
-    spread.add_argument("--gpus", type=_gpus, default=(), metavar="LIST", help="such as 0,1,2,3: a run on each at a time")
+    spread.add_argument(
+        "--gpus", type=_gpus, default=(), metavar="LIST", help="such as 0,1,2,3: a run on each at a time"
+    )
     spread.add_argument("--workers", type=_count, metavar="N", help="so many runs at a time, which share the cores")
+    run.add_argument(
+        "--parallel",
+        choices=("ddp", "fsdp2"),
+        help="under torchrun: each process holds the whole backbone (ddp, the default) or a part of every layer",
+    )
     run.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     run.add_argument(
         "--fresh", action="store_true", help="run cells again that are recorded already, and unfinished ones anew"

@@ -12,6 +12,7 @@ from harness.backbones.backbone import Backbone
 from harness.meters import Stopwatch
 from harness.out_of_memory import in_halves
 from harness.progress import progress
+from harness.ranks import ALONE, Ranks
 from harness.resume.answers import KeptAnswers
 from tasks import Example, Prediction, Task
 
@@ -39,17 +40,22 @@ def evaluate(
     batch_size: int,
     label: str,
     kept: KeptAnswers | None = None,
+    ranks: Ranks = ALONE,
 ) -> Evaluation:
     """Predict every example; batches hold texts of similar length so that little padding is computed.
 
-    Batches that `kept` has are not predicted again; the others go there.
+    Batches that `kept` has are not predicted again; the others go there. Of several `ranks` each predicts every so
+    manieth batch, and all get all answers.
+
+    Raises:
+        RuntimeError: an example was answered twice, or by nobody.
     """
     lengths = [model.text_length(prompt, None) for prompt, _ in task.texts(examples, train=False)]
     by_length = sorted(range(len(examples)), key=lambda i: (-lengths[i], examples[i].id))
     predictions: dict[int, Prediction] = {}
     halved: list[int] = []
     predict_ms, total, watch = 0.0, Stopwatch(model.device), Stopwatch(model.device)
-    starts = range(0, len(examples), batch_size)
+    starts = range(0, len(examples), batch_size)[ranks.rank :: ranks.count]
     for start in progress(starts, total=len(starts), label=label, units="batches"):
         indices = by_length[start : start + batch_size]
         chosen = [examples[i] for i in indices]
@@ -62,8 +68,17 @@ def evaluate(
             answers, took_ms = before
         predict_ms += took_ms
         predictions.update(zip(indices, answers, strict=True))
-    ordered = [predictions[i] for i in range(len(examples))]
-    return Evaluation(task.conclude(ordered, examples), predict_ms, total.ms() / 1e3, halved)
+    ordered = _of_all(ranks.gather(predictions), len(examples))
+    halved = [size for sizes in ranks.gather(halved) for size in sizes]
+    return Evaluation(task.conclude(ordered, examples), ranks.total(predict_ms), total.ms() / 1e3, halved)
+
+
+def _of_all(parts: Sequence[dict[int, Prediction]], count: int) -> list[Prediction]:
+    """The predictions of all processes in the order of the examples."""
+    found = {index: prediction for part in parts for index, prediction in part.items()}
+    if sum(map(len, parts)) != count or len(found) != count:
+        raise RuntimeError(f"{sum(map(len, parts))} answers to {len(found)} of {count} examples; each needs one")
+    return [found[index] for index in range(count)]
 
 
 def _predicted(

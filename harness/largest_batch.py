@@ -12,6 +12,7 @@ from harness.meters import Stopwatch
 from harness.record import Meter, scalar, unavailable
 from tasks import Example, Task
 
+METERS = ("largest_batch", "infer_ms_per_sample_largest_batch")
 LIMIT = 1024
 """No batch is larger: by then the throughput has long stopped growing."""
 
@@ -25,7 +26,7 @@ def readings(model: Backbone, task: Task, examples: Sequence[Example]) -> dict[s
     The split's examples in their order, over again if they are too few.
     """
     if model.device.type != "cuda":
-        return dict.fromkeys(("largest_batch", "infer_ms_per_sample_largest_batch"), unavailable(_ON_CPU))
+        return dict.fromkeys(METERS, unavailable(_ON_CPU))
     watch = Stopwatch(model.device)
 
     def predict(size: int) -> float:
@@ -55,9 +56,7 @@ def double(predict: Callable[[int], float]) -> tuple[int, float] | None:
 def as_meters(best: tuple[int, float] | None) -> dict[str, Meter]:
     """What `double` found, as meters of a record."""
     if best is None:
-        return dict.fromkeys(
-            ("largest_batch", "infer_ms_per_sample_largest_batch"), unavailable("one sample does not fit into memory")
-        )
+        return dict.fromkeys(METERS, unavailable("one sample does not fit into memory"))
     size, ms = best
     return {
         "largest_batch": scalar(size, "samples"),

@@ -6,13 +6,14 @@ import re
 from typing import Literal
 
 from harness.backbones import Precision
+from harness.launch import ALONE, Launch
 from harness.settings import UsageError
 
 Kernels = Literal["auto", "reference", "triton"]
 
 
-def resolve_device(name: str) -> str:
-    """`cpu` or `cuda:N` for `auto`, `cpu` or `cuda:N`.
+def resolve_device(name: str, launch: Launch = ALONE) -> str:
+    """`cpu` or `cuda:N` for `auto`, `cpu` or `cuda:N`; of several processes each gets a GPU of its own.
 
     Raises:
         UsageError: another name, or a device that is not there.
@@ -24,6 +25,8 @@ def resolve_device(name: str) -> str:
     import torch
 
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if not launch.alone:
+        return launch.device(name, gpus=count)
     if name == "auto":
         return "cuda:0" if count else "cpu"
     if int(name.removeprefix("cuda:")) >= count:

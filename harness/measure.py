@@ -11,7 +11,7 @@ import safetensors.torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from harness import energy, flops, largest_batch, meters, profile, stats, utilisation
+from harness import energy, flops, largest_batch, meters, profile, sharded, stats, utilisation
 from harness.attaching import attached, new_accelerator
 from harness.backbones.backbone import Backbone
 from harness.evaluate import Evaluation, evaluate
@@ -19,6 +19,7 @@ from harness.gpu_sharing import Sharing
 from harness.params import sizes
 from harness.plan import CellPlan, Plan
 from harness.prepare import TaskData
+from harness.ranks import ALONE, Ranks
 from harness.record import Meter, MetricValue, distribution, scalar, unavailable
 from harness.resume.answers import KeptAnswers
 from harness.resume.keeper import Keeper
@@ -39,6 +40,7 @@ TRAINING = (
 PEAKS = ("train_peak_bytes", "train_peak_reserved_bytes", "train_rise_bytes")
 UNTRAINED = "untrained"
 """Names the weights of a method that trains nothing."""
+SEVERAL = "several processes trained together, and each reads its own device alone"
 RESUMED = "the training was interrupted and went on in another process"
 
 
@@ -68,18 +70,24 @@ def measure(
     label: str,
     after_step: Callable[[Step], None] | None = None,
     keeper: Keeper | None = None,
-) -> Outcome:
+    ranks: Ranks = ALONE,
+) -> Outcome | None:
     """Attach, train, predict, score and meter one cell; the backbone is given back whatever happens.
 
-    `after_step` is told of each training step. With a `keeper` the cell goes on where an earlier process left it.
+    `after_step` is told of each training step. With a `keeper` the cell goes on where an earlier process left it. Of
+    several `ranks` only the first has an outcome; times and memory are its own. With FSDP2 the backbone's layers are
+    split and stay so; every process then predicts every example, as a layer needs all of them.
 
     Raises:
         Exception: whatever a method, a task or the hardware raises; the cell boundary in `harness.run` records it.
     """
     accelerator = new_accelerator(plan)
-    before, sharing = meters.used_memory(model.device), Sharing(model.device)
+    before, sharing = meters.used_memory(accelerator.device), Sharing(accelerator.device)
     sharing.look()
+    split = not ranks.alone and plan.launch.parallel == "fsdp2"
     with attached(model, cell) as attachment:
+        if split:
+            sharded.shard(model, attachment, ranks, accelerator.device)
         training, of_training = _train(
             model,
             attachment,
@@ -91,33 +99,56 @@ def measure(
             label=label,
             after_step=after_step,
             keeper=keeper,
+            ranks=ranks,
         )
         sharing.look()
         of_training["train_process_bytes"] = sharing.own if training is not None else unavailable("not trained")
         weights = UNTRAINED if training is None else training.weights
-        keeping = keeper is not None and weights is not None
-        with keeper.answers(weights, cell.task) if keeping else contextlib.nullcontext() as kept:
-            evaluation, latency, of_evaluation = _evaluate(
-                model, cell, plan, data, accelerator=accelerator, before=before, label=label, kept=kept
+        with _answers(keeper, weights, cell) as kept:
+            evaluation, of_evaluation = _evaluate(
+                model,
+                cell,
+                plan,
+                data,
+                accelerator=accelerator,
+                before=before,
+                label=label,
+                kept=kept,
+                ranks=ALONE if split else ranks,
             )
+        if not split and not ranks.first:
+            return None
+        latency, of_latency = _latency(model, cell, data, accelerator=accelerator, split=split)
         sharing.look()
         scores = cell.task.score(evaluation.predictions, data.evaluation)
         readings = {
             **_sizes(model, attachment),
             **of_training,
             **of_evaluation,
+            **of_latency,
             **_flops(model, attachment, cell, plan, data, training, evaluation, accelerator=accelerator),
         }
         losses = {} if training is None else {"train_loss": training.losses, "train_step_ms": training.step_ms}
         state = trained_parameters(model, attachment) if plan.save else {}
-        kept = {name: parameter.detach().cpu().clone() for name, parameter in state.items()}
+        trained = {name: sharded.whole(parameter.detach()).cpu().clone() for name, parameter in state.items()}
         cut = {"training": [] if training is None else training.cut_at, "evaluation": sorted(set(evaluation.halved))}
         metrics = {name: _metric(score) for name, score in scores.items()}
         if plan.profile:
             profile.report(model, attachment, cell, plan, data, accelerator=accelerator, label=label)
+        if not ranks.first:
+            return None
         return Outcome(
-            metrics, readings, losses | latency.samples, sharing.as_json(), evaluation.predictions, kept or None, cut
+            metrics, readings, losses | latency.samples, sharing.as_json(), evaluation.predictions, trained or None, cut
         )
+
+
+def _answers(
+    keeper: Keeper | None, weights: str | None, cell: CellPlan
+) -> contextlib.AbstractContextManager[KeptAnswers | None]:
+    """Where the answers of these weights are kept; nowhere if nobody has kept the weights."""
+    if keeper is None or weights is None:
+        return contextlib.nullcontext()
+    return keeper.answers(weights, cell.task)
 
 
 def _train(
@@ -132,6 +163,7 @@ def _train(
     label: str,
     after_step: Callable[[Step], None] | None,
     keeper: Keeper | None,
+    ranks: Ranks,
 ) -> tuple[TrainResult | None, dict[str, Meter]]:
     """Train if the cell is to be trained; what training left behind and its meters."""
     if not cell.method.trains or not total_steps(len(data.train), cell.train):
@@ -150,11 +182,11 @@ def _train(
                 label=f"{label}: train",
                 after_step=after_step,
                 keeper=keeper,
+                ranks=ranks,
             )
-            used = joules()
+            used = joules() if ranks.alone else unavailable(SEVERAL)
         memory = _memory(peak(), cell, plan)
-    lost = _lost(keeper, training)
-    return training, {
+    read: dict[str, Meter] = {
         "train_step_ms": distribution(training.step_ms, "ms"),
         "train_samples_per_s": scalar(training.samples / training.wall_s, "samples/s"),
         "train_peak_bytes": memory.used,
@@ -162,7 +194,9 @@ def _train(
         "train_rise_bytes": memory.rise,
         "train_wall_s": scalar(training.wall_s, "s"),
         "energy_joules": used,
-    } | dict.fromkeys(lost, unavailable(RESUMED))
+    }
+    lost: dict[str, Meter] = dict.fromkeys(_lost(keeper, training), unavailable(RESUMED))
+    return training, read | lost
 
 
 def _lost(keeper: Keeper | None, training: TrainResult) -> tuple[str, ...]:
@@ -182,8 +216,9 @@ def _evaluate(
     before: int | None,
     label: str,
     kept: KeptAnswers | None,
-) -> tuple[Evaluation, meters.Latency, dict[str, Meter]]:
-    """Predict all examples, and single ones for the latency; the predictions, the latency and all meters."""
+    ranks: Ranks,
+) -> tuple[Evaluation, dict[str, Meter]]:
+    """Predict all examples; the predictions and the meters of that."""
     with meters.peak_memory(model.device, before=before) as peak:
         evaluation = evaluate(
             model,
@@ -193,24 +228,30 @@ def _evaluate(
             batch_size=cell.train.eval_batch_size,
             label=f"{label}: evaluate",
             kept=kept,
+            ranks=ranks,
         )
         memory = _memory(peak(), cell, plan)
+    return evaluation, {
+        "eval_peak_bytes": memory.used,
+        "eval_peak_reserved_bytes": memory.reserved,
+        "eval_rise_bytes": memory.rise,
+        "infer_ms_per_sample_batched": scalar(evaluation.predict_ms / len(evaluation.predictions), "ms"),
+        "eval_wall_s": scalar(evaluation.wall_s, "s"),
+    }
+
+
+def _latency(
+    model: Backbone, cell: CellPlan, data: TaskData, *, accelerator: Accelerator, split: bool
+) -> tuple[meters.Latency, dict[str, Meter]]:
+    """Predict single examples, and as many at once as fit; `split`: in step with the other processes."""
     with accelerator.autocast():
         latency = meters.latency(model, cell.task, data.evaluation)
-        largest = largest_batch.readings(model, cell.task, data.evaluation)
-    return (
-        evaluation,
-        latency,
-        {
-            "eval_peak_bytes": memory.used,
-            "eval_peak_reserved_bytes": memory.reserved,
-            "eval_rise_bytes": memory.rise,
-            **latency.meters,
-            **largest,
-            "infer_ms_per_sample_batched": scalar(evaluation.predict_ms / len(evaluation.predictions), "ms"),
-            "eval_wall_s": scalar(evaluation.wall_s, "s"),
-        },
-    )
+        largest = (
+            dict.fromkeys(largest_batch.METERS, unavailable("not looked for where processes share the weights"))
+            if split
+            else largest_batch.readings(model, cell.task, data.evaluation)
+        )
+    return latency, {**latency.meters, **largest}
 
 
 def _flops(
@@ -241,7 +282,7 @@ def _flops(
         of_step = utilisation.utilisation(
             of_training,
             training.step_ms,
-            samples_per_step=training.samples / len(training.losses),
+            samples_per_step=training.samples / len(training.losses) / plan.launch.count,
             device=model.device,
             precision=plan.precision,
         )
@@ -255,7 +296,8 @@ def _flops(
 
 def _sizes(model: Backbone, attachment: Attachment) -> dict[str, Meter]:
     found = sizes(model, attachment)
-    state = {name: p.detach().cpu().contiguous() for name, p in trained_parameters(model, attachment).items()}
+    trained = trained_parameters(model, attachment).items()
+    state = {name: sharded.whole(p.detach()).cpu().contiguous() for name, p in trained}
     return {
         "trainable_params": scalar(found.trainable, "params"),
         "task_params": scalar(found.task, "params"),

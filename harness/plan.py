@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import methods
 import tasks
-from harness import machine, recipes, settings, space
+from harness import launch, machine, recipes, settings, space
 from harness.backbones import BackboneSpec, Precision
 from harness.backbones import check as check_backbone
 from harness.resume.every import Every
@@ -93,6 +93,7 @@ class Plan:
         tuning: what every trained method may spend on the choice of its settings; None to take them as they are.
         every: how often the state of a training is kept.
         worker: one of several processes that another one has started: it waits for nobody and prints no table.
+        launch: this process among those that share each cell.
     """
 
     backbone: BackboneSpec
@@ -115,6 +116,7 @@ class Plan:
     tuning: space.Budget | None
     every: Every
     worker: bool
+    launch: launch.Launch
 
     def alone(self, cell: CellPlan) -> Plan:
         """This plan for one cell, to be sent to a process of its own."""
@@ -137,8 +139,10 @@ def build(args: argparse.Namespace) -> Plan:
     cells = _cells(args, recipe)
     if args.data_root is not None and not args.data_root.exists():
         raise UsageError(f"--data-root {args.data_root}: no such folder; name the folder that holds the task's files")
-    device = machine.resolve_device(args.device or "auto")
+    started = launch.find(args.parallel)
+    device = machine.resolve_device(args.device or "auto", started)
     _check_extras(args, device)
+    _check_launch(args, started, cells)
     plan = Plan(
         backbone=spec,
         data_root=args.data_root,
@@ -153,13 +157,14 @@ def build(args: argparse.Namespace) -> Plan:
         save=args.save,
         profile=args.profile,
         tensorboard=args.tensorboard,
-        isolate=device != "cpu" if args.isolate is None else args.isolate,
+        isolate=device != "cpu" and started.alone if args.isolate is None else args.isolate,
         recipe=recipe.name,
         protocol=protocol.name,
         argv=args.argv,
         tuning=space.budget(args),
         every=Every(args.checkpoint_steps, args.checkpoint_minutes),
         worker=args.worker,
+        launch=started,
     )
     if plan.tuning is not None:
         space.check(cells)
@@ -221,6 +226,30 @@ def _check_extras(args: argparse.Namespace, device: str) -> None:
             raise UsageError(f"{flag}: each worker of --gpus or --workers would do it again; drop one of the two")
     if args.gpus and args.device not in (None, "auto", "cuda"):
         raise UsageError(f"--gpus: each run has the GPU that it is given; drop --device {args.device}")
+
+
+def _check_launch(args: argparse.Namespace, started: launch.Launch, cells: Sequence[CellPlan]) -> None:
+    """Refuse what several processes cannot do to one cell."""
+    if started.alone:
+        return
+    for flag, given in (("--isolate", args.isolate), ("--tune", args.tune), ("--profile", args.profile)):
+        if given:
+            raise UsageError(f"{flag}: not with torchrun, whose processes share each run; drop one of the two")
+    if args.gpus or args.workers:
+        raise UsageError("--gpus and --workers spread runs over processes of their own; start them without torchrun")
+    if args.precision == "fp16":
+        raise UsageError("--precision fp16: not with torchrun; use bf16")
+    for train in {cell.train for cell in cells}:
+        if train.batch_size < started.count:
+            raise UsageError(
+                f"a batch of {train.batch_size} is too small for {started.count} processes; raise --batch-size or "
+                "start fewer"
+            )
+        if started.parallel == "fsdp2" and train.batch_size % (started.count * train.accumulate):
+            raise UsageError(
+                f"--parallel fsdp2: {started.count} processes with train.accumulate={train.accumulate} must share a "
+                f"batch of {train.batch_size} evenly; set another --batch-size"
+            )
 
 
 def build_methods(args: argparse.Namespace) -> tuple[tuple[str, methods.Method], ...]:

@@ -15,12 +15,13 @@ import methods
 import tasks
 from harness import backbones, example_scores, leaderboard, prepare, provenance, spread
 from harness.backbones.backbone import Backbone
-from harness.cell import ELSEWHERE
+from harness.cell import ELSEWHERE, follow
 from harness.cell import run as run_cell
 from harness.checkpoints import own
 from harness.choices import Choices
 from harness.outlook import Outlook, kinds
 from harness.plan import CellPlan, Plan
+from harness.ranks import ALONE, Ranks, together
 from harness.record import Record, cell_key
 from harness.settings import UsageError
 from harness.store import Store
@@ -41,7 +42,27 @@ def execute(plan: Plan) -> int:
     Raises:
         tasks.DataError, backbones.BackboneError, store.StoreError: found before any training.
     """
-    bench, ready = _prepared(plan)
+    ranks = Ranks(plan.launch.rank, plan.launch.count)
+    with together(ranks, plan.device):
+        return _lead(plan, ranks) if ranks.first else _follow(plan, ranks)
+
+
+def _follow(plan: Plan, ranks: Ranks) -> int:
+    """Do this rank's share of every cell whose place in the plan rank 0 tells."""
+    ranks.tell("prepare")
+    bench, ready = _prepared(plan, ranks)
+    ranks.gather("prepared")
+    nothing: int | None = None
+    while (place := ranks.tell(nothing)) is not None:
+        follow(bench, plan.cells[place], ready[place], f"[{place + 1}/{len(plan.cells)}]")
+    return 0
+
+
+def _lead(plan: Plan, ranks: Ranks) -> int:
+    """As `execute`; rank 0, or the only one."""
+    bench, ready = _prepared(plan, ranks)
+    ranks.tell("prepare")  # what is written once for all, such as the data of the mini world, is there
+    ranks.gather("prepared")  # nobody has found anything wrong
     cells = f"{len(plan.cells)} cell{'s' if len(plan.cells) > 1 else ''}"
     say(f"{cells} on {bench.model.name}, {plan.precision} on {plan.device}, records in {plan.results}")
     choices = None
@@ -77,7 +98,7 @@ def execute_spread(plan: Plan, *, gpus: Sequence[int], workers: int | None) -> i
     return code
 
 
-def _prepared(plan: Plan) -> tuple[Bench, list[Ready]]:
+def _prepared(plan: Plan, ranks: Ranks = ALONE) -> tuple[Bench, list[Ready]]:
     """Load and check everything that can be wrong before any hour of compute."""
     store = Store(plan.results)
     store.check_writable()
@@ -91,9 +112,11 @@ def _prepared(plan: Plan) -> tuple[Bench, list[Ready]]:
     for name, task in distinct.items():
         seen = [*data[name].train, *data[name].evaluation]
         task.prepare([*seen, *(validation[name].evaluation if validation else ())], image_size=model.image_size)
-    bench = Bench(plan, model, data, _weights_sha256(model), load_wall_s, store, validation=validation)
+    if small := [name for name in distinct if len(data[name].train) < ranks.count]:
+        raise UsageError(f"{small[0]}: {len(data[small[0]].train)} examples are too few for {ranks.count} processes")
+    bench = Bench(plan, model, data, _weights_sha256(model), load_wall_s, store, ranks=ranks, validation=validation)
     ready = [_preflight(bench, cell) for cell in plan.cells]
-    if plan.isolate:
+    if _loaded_by_cells(plan):
         # Only its shapes are needed from here on; the memory is for the processes of the cells.
         bench = dataclasses.replace(bench, model=backbones.load(plan.backbone, device="meta", precision=plan.precision))
     return bench, ready
@@ -122,6 +145,8 @@ def _matrix(bench: Bench, choices: Choices | None, ready: Sequence[Ready]) -> tu
             say(str(outlook))
     if waiting and "interrupted" not in statuses and not bench.plan.worker:
         _wait(bench, choices, ready, ran, statuses, waiting)
+    if "interrupted" not in statuses:  # a signal has reached the others too
+        bench.ranks.tell(None)
     return ran, statuses
 
 
@@ -147,9 +172,14 @@ def _wait(
             return
 
 
+def _loaded_by_cells(plan: Plan) -> bool:
+    """Whether each cell loads a backbone of its own."""
+    return plan.isolate or (not plan.launch.alone and plan.launch.parallel == "fsdp2")
+
+
 def _device_of_checks(plan: Plan) -> str:
     """Where the backbone is held against the plan: not on the GPU that the cells' processes are to have."""
-    if not plan.isolate:
+    if not _loaded_by_cells(plan):
         return plan.device
     return "meta" if plan.backbone.weights == "random" else "cpu"
 
@@ -170,9 +200,12 @@ def _recorded(bench: Bench, cells: Sequence[CellPlan]) -> list[Record]:
     tuned = None if bench.plan.tuning is None else dataclasses.asdict(bench.plan.tuning)
 
     def wanted(record: Record) -> bool:
+        if cell_key(record.cell) in keys:
+            return True
         tuning = record.cell.options.get("tuning")
-        ours = isinstance(tuning, dict) and tuned is not None and tuning.get("of") in keys and tuned.items() <= tuning.items()
-        return ours or cell_key(record.cell) in keys
+        if tuned is None or not isinstance(tuning, dict):
+            return False
+        return tuning.get("of") in keys and tuned.items() <= tuning.items()
 
     return [record for record in bench.store.read() if wanted(record)]
 

@@ -1,4 +1,4 @@
-"""`run --gpus 0,1` and `run --workers N`: one matrix over several processes, a cell each, the next as soon as one is free.
+"""`run --gpus 0,1` and `run --workers N`: one matrix over processes, a cell each, the next as soon as one is free.
 
 Each worker is the same command on a GPU of its own; claims on the results folder (`harness.resume.claims`) keep two of
 them from running one cell, and so would any other process that is given the same command.

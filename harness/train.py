@@ -22,11 +22,13 @@ from harness.meters import Stopwatch
 from harness.out_of_memory import Parts
 from harness.plan import TrainOptions
 from harness.progress import progress
+from harness.ranks import ALONE, Ranks
 from harness.resume.course import Course
 from harness.resume.keeper import Keeper
 from harness.resume.loop import Loop
 from harness.resume.randomness import Randomness
 from harness.resume.training_state import TrainingState
+from harness.sharded import clip
 from methods import Attachment
 from tasks import Example, Task
 
@@ -184,19 +186,21 @@ def train(
     label: str,
     after_step: Callable[[Step], None] | None = None,
     keeper: Keeper | None = None,
+    ranks: Ranks = ALONE,
 ) -> TrainResult:
     """Train the attachment's parameters, and the task's own, in place.
 
     Each step takes `batch_size` examples in `accumulate` parts; a part counts by its `Task.weight` (labelled tokens),
     so the gradient is that of the whole batch. `after_step` is told of each step once it is done, outside its time;
     what it raises ends the training. With a `keeper` the training goes on from the state that it has kept, on a CPU bit
-    by bit as if it had never stopped; of the steps before, `after_step` is told at once.
+    by bit as if it had never stopped; of the steps before, `after_step` is told at once. Of several `ranks` each
+    computes its share of every batch, and all end with the same weights.
 
     Raises:
         DivergedError: the loss is NaN or infinite.
         KeyboardInterrupt: the keeper was asked to stop; everything so far is kept.
     """
-    set_seed(seed)
+    set_seed(seed + ranks.rank)
     steps = total_steps(len(examples), options)
     rate = options.peak_lr
     trained = trained_parameters(model, attachment)
@@ -210,49 +214,84 @@ def train(
     result = TrainResult.so_far(course.kept, lengths)
     first = len(result.losses)
     if after_step is not None:
-        for number, loss in enumerate(result.losses, 1):
-            after_step(Step(number, loss, rate * learning_rate(number - 1, total=steps, options=options)))
+        for number, loss in enumerate(result.losses):
+            after_step(Step(number + 1, loss, rate * learning_rate(number, total=steps, options=options)))
     batches = itertools.islice(order(lengths, options.batch_size, steps=steps, seed=seed), first, None)
 
     cut = Parts(result.parts or options.accumulate, task.divisible, model.device, result.cut_at)
+    step = _Stepping(model, task, examples, options, trained, optimizer, accelerator, ranks, cut)
 
     def make(indices: list[int]) -> tuple[Randomness | None, list[Any]]:
-        return course.draws(), micro_batches(model, task, [examples[i] for i in indices], cut.count)
+        return course.draws(), step.parts(indices)
 
     # On a CPU torch's operators in a second thread take the cores from the step: on two cores it took twice as long.
     loaded = ahead(make, batches) if model.device.type == "cuda" else ((chosen, make(chosen)) for chosen in batches)
-    with course.stepping():
-        for step, (indices, (before, parts)) in enumerate(
+    with course.stepping(), model.shared(ranks):
+        for number, (indices, (before, parts)) in enumerate(
             progress(loaded, total=steps - first, label=label, units="steps"), start=first
         ):
             course.between(result, before)
             watch.restart()
-            for group in optimizer.param_groups:
-                group["lr"] = rate * learning_rate(step, total=steps, options=options)
-            loss = cut.compute(
-                parts,
-                step=step + 1,
-                examples=len(indices),
-                compute=functools.partial(forward_backward, model, task, accelerator=accelerator),
-                again=lambda indices=indices: make(indices)[1],
-                clear=functools.partial(optimizer.zero_grad, set_to_none=True),
+            loss = step.take(
+                parts, indices, number=number, rate=rate * learning_rate(number, total=steps, options=options)
             )
-            result.parts = cut.count
-            if options.clip_norm is not None:
-                accelerator.clip_grad_norm_(list(trained.values()), options.clip_norm)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+            result.parts = step.cut.count
             if not math.isfinite(loss):
-                raise DivergedError(f"the loss is {loss} at step {step + 1} of {steps}; lower train.lr")
+                raise DivergedError(
+                    f"the loss is {loss} at step {number + 1} of {steps}; lower train.lr{course.last_good()}"
+                )
             result.losses.append(loss)
-            if step - first >= min(WARM_UP_STEPS, steps - first - 1):
+            if number - first >= min(WARM_UP_STEPS, steps - first - 1):
                 result.step_ms.append(watch.ms())
             result.samples += len(indices)
             if after_step is not None:
-                after_step(Step(step + 1, loss, optimizer.param_groups[0]["lr"]))
+                after_step(Step(number + 1, loss, optimizer.param_groups[0]["lr"]))
         course.end(result)
     attachment.train(False)
     return result
+
+
+@dataclass(frozen=True)
+class _Stepping:
+    """What every optimiser step of a training needs."""
+
+    model: Backbone
+    task: Task
+    examples: Sequence[Example]
+    options: TrainOptions
+    trained: Mapping[str, nn.Parameter]
+    optimizer: torch.optim.Optimizer
+    accelerator: Accelerator
+    ranks: Ranks
+    cut: Parts
+
+    def parts(self, indices: Sequence[int]) -> list[Any]:
+        """This process's share of a batch, in the parts that are computed one after the other."""
+        share = [self.examples[i] for i in self.ranks.share(indices)]
+        return micro_batches(self.model, self.task, share, self.cut.count)
+
+    def take(self, parts: list[Any], indices: Sequence[int], *, number: int, rate: float) -> float:
+        """One step on the batch of all processes; its loss."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        total = None if self.ranks.alone else self.ranks.total(sum(map(self.task.weight, parts)))
+        loss = self.cut.compute(
+            parts,
+            step=number + 1,
+            examples=len(self.ranks.share(indices)),
+            compute=functools.partial(
+                forward_backward, self.model, self.task, accelerator=self.accelerator, total=total
+            ),
+            again=functools.partial(self.parts, indices),
+            clear=functools.partial(self.optimizer.zero_grad, set_to_none=True),
+        )
+        self.ranks.sum_gradients(self.trained.values())
+        if self.options.clip_norm is not None:
+            self.accelerator.unscale_gradients(self.optimizer)
+            clip(list(self.trained.values()), self.options.clip_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return self.ranks.total(loss)
 
 
 def micro_batches(model: Backbone, task: Task, examples: Sequence[Example], accumulate: int) -> list[Any]:
@@ -261,13 +300,18 @@ def micro_batches(model: Backbone, task: Task, examples: Sequence[Example], accu
     return [task.batch(model, examples[i : i + size], train=True) for i in range(0, len(examples), size)]
 
 
-def forward_backward(model: Backbone, task: Task, parts: Sequence[Any], *, accelerator: Accelerator) -> float:
-    """The loss of one optimiser step; its gradients are added to those of the parameters."""
+def forward_backward(
+    model: Backbone, task: Task, parts: Sequence[Any], *, accelerator: Accelerator, total: float | None = None
+) -> float:
+    """The loss of one optimiser step; its gradients are added to those of the parameters.
+
+    `total` is the weight of the whole batch, if these parts are a share of it.
+    """
     weights = [task.weight(part) for part in parts]
     loss = 0.0
     for part, weight in zip(parts, weights, strict=True):
         with accelerator.autocast():
-            share = task.loss(model, part) * (weight / sum(weights))
+            share = task.loss(model, part) * (weight / (total or sum(weights)))
         accelerator.backward(share)
         loss += float(share.detach())
     return loss

@@ -11,6 +11,7 @@ from harness.backbones.backbone import Backbone
 from harness.measure import Outcome
 from harness.plan import CellPlan, Plan
 from harness.prepare import Overlong, TaskData
+from harness.ranks import ALONE, Ranks
 from harness.record import Cell, cell_key
 from harness.resume.claims import Title
 from harness.resume.stop import Stop
@@ -22,8 +23,9 @@ from tasks import ExampleScore
 class Bench:
     """What all cells of a plan share: the loaded backbone, the checked data and where records go.
 
-    `title` is this process's claim to the cell that is run now; `stop` knows whether the run is to leave; `validation`
-    is what tuning is given, by task like `data`, nothing without `--tune`.
+    `title` is this process's claim to the cell that is run now; `ranks` are the processes that share each cell; `stop`
+    knows whether the run is to leave; `validation` is what tuning is given, by task like `data`, nothing without
+    `--tune`.
     """
 
     plan: Plan
@@ -33,6 +35,7 @@ class Bench:
     load_wall_s: float
     store: Store
     title: Title | None = None
+    ranks: Ranks = ALONE
     stop: Stop = field(default_factory=Stop)
     validation: Mapping[str, TaskData] = field(default_factory=dict)
 
@@ -78,6 +81,7 @@ def identity(bench: Bench, cell: CellPlan) -> Cell:
             "kernels": plan.kernels,
             "train_limit": plan.train_limit,
             "eval_limit": plan.eval_limit,
+            **({} if plan.launch.alone else {"processes": plan.launch.count, "parallel": plan.launch.parallel}),
         },
         "data": {"sha256": data.sha256, "train": len(data.train), "eval": len(data.evaluation)},
         **({} if cell.tuned is None else {"tuning": cell.tuned.options}),

@@ -69,6 +69,15 @@ class Model(Protocol):
         modalities gives that of its first token, and reads of a row with an image the image alone.
         """
 
+    def gather_rows(self, rows: Tensor) -> Tensor:
+        """For a loss over the whole batch: the rows of all processes that have a share of it, with gradients.
+
+        In the order of the batch. Where the batch is not shared: `rows`.
+        """
+
+    def gather_names(self, names: Sequence[str]) -> list[str]:
+        """What the rows of `gather_rows` are called, of what this process calls its own."""
+
 
 @dataclass(frozen=True)
 class Example:

@@ -176,14 +176,15 @@ class Retrieval(Task):
         Raises:
             ValueError: a single pair, which has nothing to be told apart from.
         """
-        if len(batch.image_ids) < 2:
+        heads, image_ids = _heads(model), model.gather_names(batch.image_ids)
+        if len(image_ids) < 2:
             raise ValueError("a batch of one pair has no negatives to learn from; raise train.batch_size")
-        heads = _heads(model)
-        images, texts = heads.images(model.embed(batch.images)), heads.texts(model.embed(batch.texts))
+        images = model.gather_rows(heads.images(model.embed(batch.images)))
+        texts = model.gather_rows(heads.texts(model.embed(batch.texts)))
         ignored = None
         if not self.same_image_negatives:
-            numbers = {image_id: number for number, image_id in enumerate(batch.image_ids)}
-            shown = torch.tensor([numbers[image_id] for image_id in batch.image_ids], device=images.device)
+            numbers = {image_id: number for number, image_id in enumerate(image_ids)}
+            shown = torch.tensor([numbers[image_id] for image_id in image_ids], device=images.device)
             ignored = shown[:, None] == shown
         return info_nce(images, texts, heads.logit_scale, ignored=ignored, direction=self.direction)
 

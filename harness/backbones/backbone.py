@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from harness.backbones import BackboneError
 from methods import Batch, Handle, M, VLModel
+
+T = TypeVar("T")
+
+
+class Gathers(Protocol):
+    """What a backbone asks of the processes that share a batch; see `harness.ranks.Ranks`."""
+
+    def rows(self, rows: Tensor) -> Tensor:
+        """The rows of all, with gradients."""
+
+    def gather(self, item: T) -> list[T]:
+        """What each gives."""
 
 
 class Backbone(VLModel):
@@ -30,6 +44,7 @@ class Backbone(VLModel):
     native_head: Mapping[str, Tensor] | None = None
     folders: tuple[Path, ...]
     head: nn.Module | None = None
+    _ranks: Gathers | None = None  # while a batch is shared
     _visual: Tensor | None = None  # of the forward in progress
 
     @property
@@ -50,6 +65,34 @@ class Backbone(VLModel):
     @abstractmethod
     def parameters(self) -> list[nn.Parameter]:
         """The backbone's own parameters, each once, and what a method has put into its towers."""
+
+    @property
+    @abstractmethod
+    def layers(self) -> Sequence[nn.Module]:
+        """The layers that hold most of its weights, each run once in every forward."""
+
+    @property
+    @abstractmethod
+    def towers(self) -> Sequence[nn.Module]:
+        """All that it consists of."""
+
+    @contextlib.contextmanager
+    def shared(self, ranks: Gathers) -> Iterator[None]:
+        """In the block each batch is a share of one that several processes have, see `gather_rows`."""
+        self._ranks = ranks
+        try:
+            yield
+        finally:
+            self._ranks = None
+
+    def gather_rows(self, rows: Tensor) -> Tensor:
+        """See `tasks.Model.gather_rows`."""
+        return rows if self._ranks is None else self._ranks.rows(rows)
+
+    def gather_names(self, names: Sequence[str]) -> list[str]:
+        """See `tasks.Model.gather_names`."""
+        parts = [names] if self._ranks is None else self._ranks.gather(names)
+        return [name for part in parts for name in part]
 
     @property
     def visual_tokens(self) -> Tensor:

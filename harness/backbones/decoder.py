@@ -97,6 +97,16 @@ class DecoderModel(Backbone):
         """See `Backbone.parameters`."""
         return [*self.llm.parameters(), *self.vision.parameters()]
 
+    @property
+    def layers(self) -> Sequence[nn.Module]:
+        """See `Backbone.layers`: the language model's. Pictures do not pass the vision tower in every forward."""
+        return list(self.llm.model.layers)
+
+    @property
+    def towers(self) -> Sequence[nn.Module]:
+        """See `Backbone.towers`."""
+        return self.llm, self.vision
+
     # Sites ----------------------------------------------------------------------------------------------------
 
     def on_images(self, hook: ImageHook, *, insert: Insert | None = None) -> Handle:

@@ -32,10 +32,12 @@ class FeatureStore:
 
     def __init__(self, folder: Path, *, capacity: int, name: str | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._temporary = None
-        if name is None:
+        self._temporary: tempfile.TemporaryDirectory[str] | None = None
+        if name is not None:
+            self._folder = folder / name
+        else:
             self._temporary = tempfile.TemporaryDirectory(dir=folder, prefix="features-", ignore_cleanup_errors=True)
-        self._folder = folder / name if self._temporary is None else Path(self._temporary.name)
+            self._folder = Path(self._temporary.name)
         self._folder.mkdir(exist_ok=True)
         self._capacity = capacity
         self._rows: dict[bytes, int] = {}
@@ -130,7 +132,7 @@ def _entries(raw: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _checksum(row: Tensor) -> bytes:
-    return zlib.crc32(row.contiguous().view(torch.uint8).numpy()).to_bytes(CHECK_BYTES)
+    return zlib.crc32(row.contiguous().view(torch.uint8).numpy().data).to_bytes(CHECK_BYTES)
 
 
 def picture_keys(pixels: Float[Tensor, "N 3 H W"]) -> tuple[bytes, ...]:

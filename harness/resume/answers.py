@@ -31,7 +31,8 @@ class KeptAnswers:
 
     def __init__(self, path: Path, belongs: Mapping[str, Any], task: Task, say: Callable[[str], None]) -> None:
         self._path, self._say = path, say
-        self._classes = {cls.__name__: cls for cls in (Prediction, *_own_classes(task))}
+        classes: list[type[Prediction]] = [Prediction, *_own_classes(task)]
+        self._classes = {cls.__name__: cls for cls in classes}
         header = json.dumps({"belongs": dict(belongs)}, sort_keys=True)
         whole = _whole_lines(path)
         rows = [json.loads(line) for line in whole[1:]] if whole[:1] == [header] else []
@@ -88,7 +89,7 @@ class KeptAnswers:
 
     def _decoded(self, fields: Mapping[str, Any], name: str) -> Prediction:
         plain = {key: _tensor(value) if _is_tensor(value) else value for key, value in fields.items()}
-        return self._classes[name](**plain)
+        return self._classes[name](**plain)  # type: ignore[arg-type]  # as `_encoded` took them apart
 
 
 def _own_classes(task: Task) -> list[type[Prediction]]:

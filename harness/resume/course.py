@@ -78,6 +78,11 @@ class Course:
                 result.weights = name
         self.keeper.stop.check()
 
+    def last_good(self) -> str:
+        """Where the last kept state is, to end a message with; nothing where there is none."""
+        kept = None if self.keeper is None else self.keeper.newest()
+        return "" if kept is None else f"; the last good state is kept in {kept}"
+
     def _wall_s(self) -> float:
         return (self.kept.wall_s if self.kept else 0.0) + self.watch.ms() / 1e3
 

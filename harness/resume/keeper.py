@@ -106,6 +106,10 @@ class Keeper:
         """The answers of the weights that go by this name (`TrainingState.ended`), kept as they are made."""
         return KeptAnswers(self.folder / "answers.jsonl", {**self.belongs, "weights": weights}, task, self.say)
 
+    def newest(self) -> Path | None:
+        """The folder of the last state."""
+        return next((folder for _, folder in reversed(self._states())), None)
+
     @property
     def name(self) -> str:
         """Of the cell, also for what is kept of it elsewhere."""

@@ -115,6 +115,16 @@ class EncoderModel(Backbone):
         self.tower(tower)
         return self.encoder.encoder.layers[layer]  # type: ignore[return-value]
 
+    @property
+    def layers(self) -> Sequence[nn.Module]:
+        """See `Backbone.layers`."""
+        return list(self.encoder.encoder.layers)
+
+    @property
+    def towers(self) -> Sequence[nn.Module]:
+        """See `Backbone.towers`."""
+        return (self.encoder,)
+
     # Batches --------------------------------------------------------------------------------------------------
 
     @property

@@ -1,0 +1,179 @@
+"""Real torchrun processes (gloo): the same predictions and scores whatever their number."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from harness.record import Record
+from harness.results_check import check
+from harness.store import Store
+from tasks.mini import pairs
+from tasks.mini import scienceqa as mini_scienceqa
+
+TIMEOUT_S = 600
+# Dropout differs from process to process, as it does from example to example.
+PLAIN = ["--set", "memvp.dropout=0", "--set", "memvp.vision_dropout=0", "--set", "lora.dropout=0"]
+FIELDS = ["--set", "ademvl.scales=16,4", "--set", "memvp.slots=16"]
+METHODS = "ademvl,memvp,mwa,lora,llava,full,frozen,blind"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("data")
+    mini_scienceqa.write(root, seed=0, train=40, val=2, test=21)
+    pairs.write(root, seed=0, train=16, val=2, test=13)
+    return root
+
+
+def arguments(folders: tuple[Path, Path], results: Path, root: Path, *more: str) -> list[str]:
+    llm, vision = map(str, folders)
+    where = ["--llm", llm, "--vision", vision, "--data-root", str(root), "--results", str(results)]
+    return ["run", *where, "--device", "cpu", "--steps", "3", *more]
+
+
+def run(words: list[str], ranks: int) -> subprocess.CompletedProcess[str]:
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)] if ranks > 1 else []
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, *launcher, "-m", "harness", *words],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+    )
+
+
+def records(results: Path) -> dict[tuple[str, str], Record]:
+    found = Store(results).read()
+    assert check(results) == []
+    assert len({(record.cell.task, record.cell.method) for record in found}) == len(found)
+    return {(record.cell.task, record.cell.method): record for record in found}
+
+
+def answers(results: Path, record: Record) -> list[dict[str, object]]:
+    rows = Store(results).predictions(record)
+    assert rows is not None
+    # Scores by example come from the answers; the answers themselves are what is compared.
+    return [dict(row) for row in rows]
+
+
+@pytest.mark.slow
+def test_every_method_ends_alike_on_one_two_and_four_ranks(
+    data: Path, tiny_folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    what = ["--methods", METHODS, "--task", "all", "--batch-size", "10", *PLAIN, *FIELDS]
+    for ranks in (1, 2, 4):
+        done = run(arguments(tiny_folders, tmp_path / str(ranks), data, *what), ranks)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert done.stdout.count("| Method") == 3, "the tables are printed by rank 0 alone"
+    alone, *several = (records(tmp_path / str(ranks)) for ranks in (1, 2, 4))
+    assert len(alone) == 3 * len(METHODS.split(","))
+    for ranks, found in zip((2, 4), several, strict=True):
+        assert found.keys() == alone.keys()
+        for cell, record in found.items():
+            assert record.status == alone[cell].status == "ok", record.reason
+            assert record.cell.options["run"]["processes"] == ranks
+            assert record.metrics == alone[cell].metrics, cell
+            assert answers(tmp_path / str(ranks), record) == answers(tmp_path / "1", alone[cell])
+            losses = [
+                (Store(tmp_path / str(n)).samples(one) or {}).get("train_loss")
+                for n, one in ((1, alone[cell]), (ranks, record))
+            ]
+            assert losses[1] == (None if losses[0] is None else pytest.approx(losses[0], rel=1e-5))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["full", "lora", "mwa"])
+def test_fsdp2_trains_and_saves_the_same_tensors(
+    method: str, data: Path, tiny_folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    plain = PLAIN[-2:] if method == "lora" else []
+    what = ["--methods", method, "--task", "scienceqa", "--batch-size", "8", "--set", "train.clip_norm=0.5", "--save"]
+    saved, scores = [], []
+    for ranks, more in ((1, []), (2, ["--parallel", "fsdp2"])):
+        results = tmp_path / str(ranks)
+        done = run(arguments(tiny_folders, results, data, *what, *plain, *more), ranks)
+        assert done.returncode == 0, done.stdout + done.stderr
+        [file] = results.glob("adapters/**/*.safetensors")
+        saved.append(load_file(file))
+        [record] = records(results).values()
+        scores.append((record.metrics, answers(results, record)))
+    alone, split = saved
+    assert alone.keys() == split.keys()
+    for name, tensor in alone.items():
+        difference = (split[name] - tensor).abs().max().item()
+        assert difference <= 1e-5 * max(1.0, tensor.abs().max().item()), name
+    assert scores[0] == scores[1]
+
+
+@pytest.mark.slow
+def test_a_rank_that_is_killed_ends_the_run_and_the_same_command_goes_on(
+    data: Path, tiny_folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    words = arguments(tiny_folders, tmp_path / "r", data, "--methods", "frozen,lora", "--task", "scienceqa")
+    words[words.index("--steps") + 1] = "2000"
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    process = subprocess.Popen(
+        [*launcher, "-m", "harness", *words],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert process.stdout is not None
+    for line in process.stdout:  # frozen is recorded, lora is being trained
+        if "frozen" in line and "->" in line:
+            break
+    last = max(child for child in _children(process.pid))
+    os.kill(last, 9)
+    process.communicate(timeout=120)
+    assert process.returncode not in (0, None)
+    assert {record.cell.method for record in Store(tmp_path / "r").read() if record.status == "ok"} == {"frozen"}
+
+
+def _children(pid: int) -> list[int]:
+    text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    return [int(word) for word in text.split()]
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--parallel", "fsdp2"], "start them by 'torchrun"),
+    ],
+)
+def test_mistakes_are_told_at_once(more: list[str], message: str, tmp_path: Path) -> None:
+    done = run(["run", "--methods", "frozen", "--task", "scienceqa", "--results", str(tmp_path), *more], 1)
+    assert done.returncode == 2
+    assert message in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--batch-size", "1"], "a batch of 1 is too small for 2 processes"),
+        (["--batch-size", "9", "--parallel", "fsdp2"], "must share a batch of 9 evenly"),
+        (["--tune", "2"], "--tune: not with torchrun"),
+        (["--isolate"], "--isolate: not with torchrun"),
+        (["--device", "cuda:0"], "there is no CUDA device here"),
+    ],
+)
+def test_what_several_processes_cannot_do_is_told_at_once(
+    more: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from harness import cli
+
+    place = {"TORCHELASTIC_RUN_ID": "x", "RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"}
+    for name, value in place.items():
+        monkeypatch.setenv(name, value)
+    words = ["run", "--methods", "lora", "--task", "scienceqa", "--results", str(tmp_path), *more]
+    assert cli.main(words) == 2
+    assert message in capsys.readouterr().err
+    assert json.dumps(sorted(path.name for path in tmp_path.iterdir())) == "[]"
