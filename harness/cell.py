@@ -19,6 +19,7 @@ from harness.choices import Choices
 from harness.measure import Outcome, measure
 from harness.plan import CellPlan, Plan
 from harness.prepare import TaskData
+from harness.ranks import lost
 from harness.recording import append, headline
 from harness.resume import keeper as keeping
 from harness.resume.claims import Claim, Claims, Title
@@ -145,16 +146,10 @@ def follow(bench: Bench, cell: CellPlan, ready: Ready, number: str) -> None:
     except ALIKE:
         return
     except Exception as error:  # noqa: BLE001 - the cell boundary of this process
-        ending = _ending(error)
-        append(
-            bench,
-            cell,
-            ready,
-            started,
-            number,
-            dataclasses.replace(ending, reason=f"rank {bench.ranks.rank}: {ending.reason}"),
-        )
-        _leave(f"{title(bench, cell, number)}: rank {bench.ranks.rank}: {ending.reason}")
+        ending = _ending(error, rank=bench.ranks.rank)
+        if not lost(error):  # whoever has gone, or rank 0, has recorded why
+            append(bench, cell, ready, started, number, ending)
+        _leave(f"{title(bench, cell, number)}: {ending.reason}")
 
 
 def _leave(line: str) -> NoReturn:
@@ -204,10 +199,16 @@ def _board(bench: Bench, plan: CellPlan, started: datetime, number: str) -> Boar
     return Board(where, title(bench, plan, number))
 
 
-def _ending(error: BaseException, *, process: str = "this run") -> Ending:
+def _ending(error: BaseException, *, process: str = "this run", rank: int = 0) -> Ending:
     """What an error within a cell means for its record, with the traceback unless another process has had it."""
     if isinstance(error, KeyboardInterrupt):
         return Ending("interrupted", INTERRUPTION)
+    if lost(error):
+        return Ending("failed", f"another process of the run ended, as rank {rank} found")
+    if rank:
+        return Ending(
+            "failed", f"rank {rank}: {type(error).__name__}: {error}", "".join(traceback.format_exception(error))
+        )
     if isinstance(error, isolation.ProcessEndedError):
         return Ending("failed", f"the process of {process} ended: {error}")
     return Ending("failed", f"{type(error).__name__}: {error}", "".join(traceback.format_exception(error)))

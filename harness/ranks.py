@@ -75,12 +75,16 @@ class Ranks:
         return rows if self.alone else cast(Tensor, _Rows.apply(rows, self))  # type: ignore[no-untyped-call]
 
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Add up the gradients of parameters that every process holds whole; those that FSDP2 splits it adds up itself.
+        """Add up the gradients of parameters that every process holds whole; of split ones FSDP2 has made means.
 
         One that has a gradient on no process keeps none: AdamW leaves it alone.
         """
         if self.alone:
             return
+        parameters = list(parameters)
+        for parameter in parameters:
+            if isinstance(parameter, DTensor) and parameter.grad is not None:
+                parameter.grad.mul_(self.count)
         whole = [parameter for parameter in parameters if not isinstance(parameter, DTensor)]
         if not whole:
             return
@@ -115,6 +119,11 @@ class _Rows(torch.autograd.Function):
         whole = gradients[0].contiguous()
         dist.all_reduce(whole)
         return whole[ctx.at], None
+
+
+def lost(error: BaseException) -> bool:
+    """Whether an error says no more than that another process has ended."""
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
 from harness.backbones.backbone import Backbone
@@ -19,8 +19,7 @@ from methods import Attachment
 def shard(model: Backbone, attachment: Attachment, ranks: Ranks, device: torch.device) -> None:
     """Split the layers of the backbone's towers; what stands between them (embeddings, last norms) stays whole.
 
-    What a method has added to a layer stays whole too. Gradients of split weights are summed over the processes, not
-    averaged. There is no way back.
+    What a method has added to a layer stays whole too. There is no way back.
 
     Args:
         model: the backbone.
@@ -31,7 +30,7 @@ def shard(model: Backbone, attachment: Attachment, ranks: Ranks, device: torch.d
     mesh = init_device_mesh(device.type, (ranks.count,))
     for layer in model.layers:
         added = _added(layer, attachment)
-        _sum_instead_of_mean(fully_shard(layer, mesh=mesh, reshard_after_forward=True, ignored_params=added))
+        fully_shard(layer, mesh=mesh, reshard_after_forward=True, ignored_params=added)
     heads = [] if model.head is None else [model.head]
     for module in (*model.towers, attachment.module, *heads):
         for tensor in (*module.parameters(), *module.buffers()):
@@ -44,12 +43,6 @@ def _added(layer: nn.Module, attachment: Attachment) -> set[nn.Parameter]:
     own = set(layer.parameters())
     trained = own & set(attachment.parameters())
     return set() if trained == own else trained
-
-
-def _sum_instead_of_mean(layer: FSDPModule) -> None:
-    # Another name before torch 2.8.
-    set_factor = getattr(layer, "set_gradient_divide_factor", None) or layer.set_reduce_scatter_divide_factor
-    set_factor(1.0)
 
 
 def whole(tensor: Tensor) -> Tensor:

@@ -312,6 +312,7 @@ def forward_backward(
     for part, weight in zip(parts, weights, strict=True):
         with accelerator.autocast():
             share = task.loss(model, part) * (weight / (total or sum(weights)))
-        accelerator.backward(share)
+        if share.requires_grad:  # not where a projector alone is trained and no example has a picture
+            accelerator.backward(share)
         loss += float(share.detach())
     return loss
