@@ -77,8 +77,7 @@ def wait_for(path: Path, pattern: str, process: subprocess.Popen[Any]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("isolate", [False, True])
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(("number", "isolate"), [(signal.SIGTERM, True), (signal.SIGINT, False)])
 def test_a_run_that_is_asked_to_leave_goes_on_later(
     number: signal.Signals,
     isolate: bool,
