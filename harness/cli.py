@@ -109,7 +109,12 @@ def parser() -> argparse.ArgumentParser:
     doctor.set_defaults(command=commands.doctor)
     _add_results_commands(add("results", help="look after a results folder"))
     _add_params(add("params", help="count parameters, without weights"))
-    _add_bench(add("bench", help="time the kernels, the training step and decoding against the slow way"))
+    _add_bench(
+        add(
+            "bench",
+            help="time the kernels, the training step and decoding against the slow way, and the upkeep of records",
+        )
+    )
     listing = add("list", help="print the names of methods, tasks or backbones")
     listing.add_argument("what", choices=("methods", "tasks", "backbones"), help="which names")
     listing.set_defaults(command=commands.list_names)
@@ -242,7 +247,7 @@ def _add_params(params: argparse.ArgumentParser) -> None:
 
 
 def _add_bench(bench: argparse.ArgumentParser) -> None:
-    bench.add_argument("what", choices=("memory-read", "step", "decode", "all"), help="what to time")
+    bench.add_argument("what", choices=("memory-read", "step", "decode", "upkeep", "all"), help="what to time")
     bench.add_argument("--device", metavar="auto|cpu|cuda:N", help="default: auto")
     bench.add_argument("--out", type=Path, metavar="FILE", help="write everything measured as JSON too")
     bench.add_argument("--reduced", action="store_true", help="tiny sizes: shows that all of it runs, not how fast")

@@ -26,12 +26,14 @@ STEPS = 30
 
 
 @dataclass
-class _Clock:
+class Clock:
     """Seconds spent in what it wraps."""
 
     spent_s: float = 0.0
 
     def around(self, call: Callable[P, R]) -> Callable[P, R]:
+        """The same call, on the clock."""
+
         def timed(*args: P.args, **kwargs: P.kwargs) -> R:
             started = time.perf_counter()
             try:
@@ -43,35 +45,41 @@ class _Clock:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _OneBatch(Task):
+class OneBatch(Task):
     """The same ready batch at every step; its loss is timed."""
 
     made: Batch
-    clock: _Clock = field(default_factory=_Clock)
+    clock: Clock = field(default_factory=Clock)
 
     def examples(self, split: Literal["train", "val", "test"], root: Path, *, limit: int | None) -> list[Example]:
+        """See `Task.examples`."""
         return [Example(str(number), None) for number in range(len(self.made.input_ids))]
 
     def texts(self, examples: Sequence[Example], *, train: bool) -> list[tuple[str, str]]:
+        """See `Task.texts`."""
         return [("what is it?", "a cat")] * len(examples)
 
     def batch(self, model: Any, examples: Sequence[Example], *, train: bool) -> Batch:
+        """See `Task.batch`."""
         return self.made
 
     def loss(self, model: Any, batch: Batch) -> Tensor:
+        """See `Task.loss`."""
         return self.clock.around(model.loss)(batch)  # type: ignore[no-any-return]
 
     def predict(self, model: Any, batch: Any, examples: Sequence[Example]) -> list[Prediction]:
+        """See `Task.predict`."""
         return []
 
     def score(self, predictions: Sequence[Prediction], examples: Sequence[Example]) -> dict[str, Metric]:
+        """See `Task.score`."""
         return {}
 
 
 class _TimedAccelerator(Accelerator):  # type: ignore[misc]
     """Accelerate with a clock on the backward pass and on the optimiser."""
 
-    def __init__(self, clock: _Clock, **options: Any) -> None:
+    def __init__(self, clock: Clock, **options: Any) -> None:
         super().__init__(**options)
         self._clock = clock
 
@@ -90,7 +98,7 @@ def run(device: torch.device, *, reduced: bool) -> Case:
     setting = SETTINGS["reduced"]
     model = load(setting, device, "fp32")
     attachment = method_for(model).attach(model, 0)
-    task = _OneBatch(made=text_batch(model, 32, 64))
+    task = OneBatch(made=text_batch(model, 32, 64))
     accelerator = _TimedAccelerator(task.clock, cpu=device.type == "cpu")
     options = TrainOptions(steps=3 if reduced else STEPS, batch_size=32, lr=1e-3)
     try:

@@ -12,11 +12,11 @@ import torch
 import harness
 import methods
 from harness import provenance
-from harness.bench import decode, memory_read, overhead, step
+from harness.bench import decode, memory_read, overhead, step, upkeep
 from harness.bench.result import Case, markdown
 from harness.settings import UsageError
 
-SUITES = ("memory-read", "step", "decode")
+SUITES = ("memory-read", "step", "decode", "upkeep")
 
 
 def run(names: Sequence[str], *, device: str, reduced: bool, out: Path | None, argv: Sequence[str]) -> None:
@@ -74,10 +74,15 @@ def _decode(device: torch.device, reduced: bool) -> list[Case]:
     return decode.run(device, reduced=reduced)
 
 
+def _upkeep(device: torch.device, reduced: bool) -> list[Case]:
+    return upkeep.run(device, reduced=reduced)
+
+
 _MEASURE: dict[str, Callable[[torch.device, bool], list[Case]]] = {
     "memory-read": _memory_read,
     "step": _step,
     "decode": _decode,
+    "upkeep": _upkeep,
 }
 
 

@@ -26,7 +26,7 @@ def test_all_of_it_runs_and_is_written_down(tmp_path: Path, capsys: pytest.Captu
     out = tmp_path / "with space" / "bench.json"
     assert cli.main(["bench", "all", "--device", "cpu", "--reduced", "--out", str(out)]) == 0
     found = json.loads(out.read_text(encoding="utf-8"))
-    assert set(found["cases"]) == {"memory-read", "step", "decode"}
+    assert set(found["cases"]) == {"memory-read", "step", "decode", "upkeep"}
     assert found["reduced"] is True
     assert found["provenance"]["device"] == "cpu"
     adem = found["cases"]["memory-read"][0]
@@ -36,7 +36,14 @@ def test_all_of_it_runs_and_is_written_down(tmp_path: Path, capsys: pytest.Captu
     assert all(row["of_roofline"] > 0 for row in adem["rows"])
     assert adem["work"]["flops"] == 12 * 2 * 33 * 20 * 48
     printed = capsys.readouterr().out
-    for title in ("memory_read, adem", "training step of ADEM-VL", "choice likelihood", "own share", "greedy decoding"):
+    for title in (
+        "memory_read, adem",
+        "training step of ADEM-VL",
+        "choice likelihood",
+        "own share",
+        "greedy decoding",
+        "claims",
+    ):
         assert title in printed
     assert "| naive" in printed
     assert "kernels triton" in printed if INTERPRETED else "kernels reference" in printed
