@@ -10,8 +10,8 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import IO
 
@@ -64,12 +64,10 @@ def spread(team: Sequence[Worker], words: Sequence[str], say: Callable[[str], No
     Returns:
         The exit code: 130 where one was interrupted, 1 where a cell failed or a worker was killed too often, else 0.
     """
-    readers = [threading.Thread(target=_attend, args=(worker, words, say)) for worker in team]
     before = signal.signal(signal.SIGTERM, _as_interrupt)
     try:
-        for reader in readers:
-            reader.start()
-        _join(readers, team)
+        with ThreadPoolExecutor(len(team)) as pool:
+            _wait([pool.submit(_attend, worker, words, say) for worker in team], team)
     finally:
         signal.signal(signal.SIGTERM, before)
     codes = [worker.codes[-1] for worker in team]
@@ -80,16 +78,18 @@ def _as_interrupt(number: int, frame: object) -> None:
     raise KeyboardInterrupt
 
 
-def _join(readers: Sequence[threading.Thread], team: Sequence[Worker]) -> None:
-    while any(reader.is_alive() for reader in readers):
+def _wait(attended: Sequence[Future[None]], team: Sequence[Worker]) -> None:
+    """Wait until all workers have ended; being asked to leave is passed on to them."""
+    while not all(future.done() for future in attended):
         try:
-            for reader in readers:
-                reader.join()
+            wait(attended)
         except KeyboardInterrupt:
             for worker in team:
                 worker.starts = MOST_STARTS
                 if worker.process is not None and worker.process.poll() is None:
                     worker.process.send_signal(signal.SIGTERM)
+    for future in attended:
+        future.result()
 
 
 def _attend(worker: Worker, words: Sequence[str], say: Callable[[str], None]) -> None:

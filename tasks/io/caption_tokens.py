@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -42,11 +43,13 @@ def tokenise(java: Path, references: Mapping[str, Sequence[str]], outputs: Mappi
 
 
 def _tokenise_all(java: Path, texts: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
-    lines = iter(_tokenise_lines(java, [" ".join(text.split()) for group in texts.values() for text in group]))
+    lines = iter(_tokenise_lines(java, tuple(" ".join(text.split()) for group in texts.values() for text in group)))
     return {id: [next(lines) for _ in group] for id, group in texts.items()}
 
 
-def _tokenise_lines(java: Path, lines: Sequence[str]) -> list[str]:
+@functools.lru_cache(maxsize=4)
+def _tokenise_lines(java: Path, lines: tuple[str, ...]) -> tuple[str, ...]:
+    """Outputs are asked for twice, by image and for the corpus, and all methods have the same references."""
     try:
         from pycocoevalcap.tokenizer import ptbtokenizer
     except ImportError:
@@ -66,7 +69,7 @@ def _tokenise_lines(java: Path, lines: Sequence[str]) -> list[str]:
     found = run.stdout.decode("utf-8").split("\n")[: len(lines)]
     if len(found) < len(lines):
         raise ScorerError(f"the PTB tokenizer gave {len(found)} lines for {len(lines)} captions")
-    return [_without(line, ptbtokenizer.PUNCTUATIONS) for line in found]
+    return tuple(_without(line, ptbtokenizer.PUNCTUATIONS) for line in found)
 
 
 def _without(line: str, punctuation: Sequence[str]) -> str:

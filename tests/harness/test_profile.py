@@ -139,7 +139,7 @@ def test_a_profile_that_fails_costs_no_record(vltune: Run, tmp_path: Path, capsy
 def test_a_device_that_cannot_be_profiled_is_refused(
     vltune: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(machine, "resolve_device", lambda name: "cuda:0")
+    monkeypatch.setattr(machine, "resolve_device", lambda name, launch: "cuda:0")
     monkeypatch.setattr(profile, "supported_activities", lambda: {torch.profiler.ProfilerActivity.CPU})
     assert vltune("--profile") == 2
     assert capsys.readouterr().err == (

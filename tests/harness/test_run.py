@@ -204,5 +204,5 @@ def test_ctrl_c_leaves_an_interrupted_record(tiny_folders: tuple[Path, Path], pr
             process.kill()
     assert process.returncode == 130
     (record,) = records(tmp_path)
-    assert (record.status, record.reason) == ("interrupted", "stopped by the user (Ctrl-C)")
+    assert (record.status, record.reason) == ("interrupted", "stopped by the user (Ctrl-C or SIGTERM)")
     assert "Traceback" not in err
