@@ -158,6 +158,12 @@ def _add_run(run: argparse.ArgumentParser) -> None:
         action=argparse.BooleanOptionalAction,
         help="each run in a process of its own, so that its memory is its own (default: on a GPU)",
     )
+    run.add_argument(
+        "--memory-gib",
+        type=_positive,
+        metavar="N",
+        help="most memory of each process; where it runs out, batches are cut (Linux; default: the machine's)",
+    )
     spread = run.add_mutually_exclusive_group()
     spread.add_argument(
         "--gpus", type=_gpus, default=(), metavar="LIST", help="such as 0,1,2,3: a run on each at a time"
@@ -174,7 +180,7 @@ def _add_run(run: argparse.ArgumentParser) -> None:
     )
     run.add_argument(
         "--checkpoint-minutes",
-        type=_minutes,
+        type=_positive,
         default=1.0,
         metavar="M",
         help="keep the state of a training every M minutes, so that it can go on after a crash (default: 1)",
@@ -347,14 +353,14 @@ def _gpus(text: str) -> tuple[int, ...]:
     return tuple(map(int, parts))
 
 
-def _minutes(text: str) -> float:
+def _positive(text: str) -> float:
     try:
-        minutes = float(text)
+        value = float(text)
     except ValueError:
-        minutes = 0.0
-    if not 0 < minutes < 1e6:
+        value = 0.0
+    if not 0 < value < 1e6:
         raise argparse.ArgumentTypeError(f"must be above 0, got {text!r}")
-    return minutes
+    return value
 
 
 def _whole(text: str) -> int:

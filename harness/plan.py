@@ -94,6 +94,7 @@ class Plan:
         every: how often the state of a training is kept.
         worker: one of several processes that another one has started: it waits for nobody and prints no table.
         launch: this process among those that share each cell.
+        memory_gib: what each process may have; None for as much as there is.
     """
 
     backbone: BackboneSpec
@@ -117,6 +118,7 @@ class Plan:
     every: Every
     worker: bool
     launch: launch.Launch
+    memory_gib: float | None
 
     def alone(self, cell: CellPlan) -> Plan:
         """This plan for one cell, to be sent to a process of its own."""
@@ -165,6 +167,7 @@ def build(args: argparse.Namespace) -> Plan:
         every=Every(args.checkpoint_steps, args.checkpoint_minutes),
         worker=args.worker,
         launch=started,
+        memory_gib=args.memory_gib,
     )
     if plan.tuning is not None:
         space.check(cells)

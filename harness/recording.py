@@ -65,6 +65,10 @@ def append(
 def _provenance(bench: Bench, plan: CellPlan, ready: Ready, started: datetime) -> dict[str, Any]:
     data = bench.data[plan.task_name]
     cut = ready.overlong.train + ready.overlong.evaluation if ready.overlong else 0
+    sometimes = {
+        "tuning": None if plan.tuned is None else plan.tuned.report,
+        "memory_limit_gib": bench.plan.memory_gib,
+    }
     return provenance.collect(
         argv=bench.plan.argv,
         device=bench.plan.device,
@@ -76,7 +80,7 @@ def _provenance(bench: Bench, plan: CellPlan, ready: Ready, started: datetime) -
         code=ready.code,
         started=started,
         ended=datetime.now(UTC),
-    ) | ({"tuning": plan.tuned.report} if plan.tuned and plan.tuned.report else {})
+    ) | {name: value for name, value in sometimes.items() if value}
 
 
 def headline(record: Record) -> str:

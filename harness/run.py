@@ -13,7 +13,7 @@ import torch
 import harness
 import methods
 import tasks
-from harness import backbones, example_scores, leaderboard, prepare, provenance, spread
+from harness import backbones, example_scores, host_memory, leaderboard, prepare, provenance, spread
 from harness.backbones.backbone import Backbone
 from harness.cell import ELSEWHERE, follow
 from harness.cell import run as run_cell
@@ -42,6 +42,8 @@ def execute(plan: Plan) -> int:
     Raises:
         tasks.DataError, backbones.BackboneError, store.StoreError: found before any training.
     """
+    if plan.memory_gib is not None:
+        host_memory.limit(plan.memory_gib)
     ranks = Ranks(plan.launch.rank, plan.launch.count)
     with together(ranks, plan.device):
         return _lead(plan, ranks) if ranks.first else _follow(plan, ranks)
