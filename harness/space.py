@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from harness.plan import CellPlan
     from harness.record import Record
 
-SHARE = 0.05
+SHARE = 0.03
 """Of the steps of a cell's run that each of its trials takes."""
 LR, LR_FACTOR = "train.lr", 10.0
 """The learning rate is searched from a tenth of the recipe's to ten times it."""
