@@ -94,6 +94,7 @@ def parser() -> argparse.ArgumentParser:
     comparing = add("compare", help="test two methods, or two runs, on the same examples")
     comparing.add_argument("a", metavar="A", help="a method's name or a run id")
     comparing.add_argument("b", metavar="B", help="the same")
+    comparing.add_argument("--task", metavar="NAME", help="only this task (default: every one that both have)")
     _add_results(comparing)
     comparing.set_defaults(command=commands.compare)
     again = add("reproduce", help="run a recorded cell again and report what differs")

@@ -36,8 +36,7 @@ def run(args: argparse.Namespace) -> int:
 
 def leaderboard(args: argparse.Namespace) -> int:
     """`leaderboard`: the tables of all records below a results folder."""
-    if args.task is not None and args.task not in tasks.names():
-        raise UsageError(f"unknown task {args.task!r}; {suggest(args.task, tasks.names())}")
+    _check_task(args.task)
     if not args.results.is_dir():
         raise UsageError(f"--results {args.results}: no such folder; 'vltune run' makes it")
     text = _page(args) if args.format == "html" else _tables(args)
@@ -49,6 +48,11 @@ def leaderboard(args: argparse.Namespace) -> int:
         except OSError as error:
             raise UsageError(f"--out {args.out}: cannot be written ({error.strerror}); name another file") from None
     return 0
+
+
+def _check_task(name: str | None) -> None:
+    if name is not None and name not in tasks.names():
+        raise UsageError(f"unknown task {name!r}; {suggest(name, tasks.names())}")
 
 
 def _tables(args: argparse.Namespace) -> str:
@@ -107,8 +111,10 @@ def compare(args: argparse.Namespace) -> int:
     from harness.example_scores import reader
     from harness.store import Store
 
+    _check_task(args.task)
     store = Store(args.results)
-    print(report(args.a, args.b, store.read(), reader(store)))
+    records = [record for record in store.read() if args.task in (None, record.cell.task)]
+    print(report(args.a, args.b, records, reader(store)))
     return 0
 
 

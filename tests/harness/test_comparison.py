@@ -82,3 +82,13 @@ def test_runs_on_other_examples_are_refused(results: Path, capsys: Captured) -> 
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path, capsys: Captured) -> None:
     assert compare(tmp_path / "none", "a", "b") == 2
     assert "no such folder" in capsys.readouterr().err
+
+
+def test_one_task_of_several_can_be_named(results: Path, capsys: Captured) -> None:
+    where = ["compare", "lora", "frozen", "--results", str(results), "--task"]
+    assert cli.main([*where, "scienceqa"]) == 0
+    assert "lora against frozen" in capsys.readouterr().out
+    assert cli.main([*where, "retrieval"]) == 2
+    assert "no finished run or method" in capsys.readouterr().err
+    assert cli.main([*where, "retrieva"]) == 2
+    assert "did you mean 'retrieval'" in capsys.readouterr().err
