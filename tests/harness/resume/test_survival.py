@@ -122,7 +122,6 @@ def test_a_run_that_is_killed_again_and_again_ends_as_if_it_never_was(
             kills += 1
         finish(words, environment)
         same(tmp_path / "whole", tmp_path / f"killed {matrices}")
-    print(f"{kills} kills in {matrices} matrices")
 
 
 def ended_within(seconds: float, words: list[str], environment: dict[str, str]) -> bool:
