@@ -86,7 +86,7 @@ def _tuned(bench: Bench, choices: Choices, cell: CellPlan, number: str) -> tuple
 
 def _apart(bench: Bench, plan: CellPlan, ready: Ready, number: str) -> str:
     """As `_cell`, in a process of its own; if that is killed, the record says so and the matrix goes on."""
-    if ready.skip is not None or (not bench.plan.fresh and bench.store.find(key(bench, plan))):
+    if ready.skip is not None or (not bench.plan.fresh and bench.store.find(identity(bench, plan))):
         return _cell(bench, plan, ready, number)
     started = datetime.now(UTC)
     alone = bench.plan.alone(plan)
@@ -111,7 +111,7 @@ def _fresh_cell(
 
 def _cell(bench: Bench, plan: CellPlan, ready: Ready, number: str) -> str:
     """Run one cell to its record: the one boundary where an error becomes a record. Returns the status."""
-    found = None if bench.plan.fresh else bench.store.find(key(bench, plan))
+    found = None if bench.plan.fresh else bench.store.find(identity(bench, plan))
     if found is not None:
         unsaved = (
             "; --save has nothing of it, --fresh trains it again" if bench.plan.save and found.status == "ok" else ""
