@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from harness import commands
+from harness import commands, shard
 from harness.download.sources import DATA_SETS
 from harness.settings import UsageError
 from harness.space import SHARE
@@ -158,6 +158,7 @@ def _add_run(run: argparse.ArgumentParser) -> None:
         action=argparse.BooleanOptionalAction,
         help="each run in a process of its own, so that its memory is its own (default: on a GPU)",
     )
+    run.add_argument("--shard", type=shard.parse, metavar="I/N", help="only cells I, I+N, I+2N, ... of the matrix")
     spread = run.add_mutually_exclusive_group()
     spread.add_argument(
         "--gpus", type=_gpus, default=(), metavar="LIST", help="such as 0,1,2,3: a run on each at a time"

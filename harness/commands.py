@@ -27,6 +27,9 @@ def run(args: argparse.Namespace) -> int:
 
     # Planned before anything heavy is imported, so that mistakes are answered at once.
     planned = plan.build(args)
+    if not planned.cells:
+        print(f"{args.shard} of the matrix has no cell: nothing to run")
+        return 0
     from harness.run import execute, execute_spread
 
     if args.gpus or args.workers:

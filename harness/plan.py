@@ -143,6 +143,8 @@ def build(args: argparse.Namespace) -> Plan:
     device = machine.resolve_device(args.device or "auto", started)
     _check_extras(args, device)
     _check_launch(args, started, cells)
+    if args.shard is not None:
+        cells = args.shard.of(cells)
     plan = Plan(
         backbone=spec,
         data_root=args.data_root,
@@ -221,6 +223,8 @@ def _check_extras(args: argparse.Namespace, device: str) -> None:
         from harness import tensorboard
 
         tensorboard.check()
+    if args.shard is not None and args.tune is not None:
+        raise UsageError("--shard: settings of --tune hold for all seeds, which shards would tear apart; drop one")
     for flag, given in (("--profile", args.profile), ("--fresh", args.fresh)):
         if given and (args.gpus or args.workers):
             raise UsageError(f"{flag}: each worker of --gpus or --workers would do it again; drop one of the two")
