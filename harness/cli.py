@@ -158,7 +158,7 @@ def _add_run(run: argparse.ArgumentParser) -> None:
         action=argparse.BooleanOptionalAction,
         help="each run in a process of its own, so that its memory is its own (default: on a GPU)",
     )
-    run.add_argument("--shard", type=shard.parse, metavar="I/N", help="only cells I, I+N, I+2N, ... of the matrix")
+    _add_cluster(run)
     spread = run.add_mutually_exclusive_group()
     spread.add_argument(
         "--gpus", type=_gpus, default=(), metavar="LIST", help="such as 0,1,2,3: a run on each at a time"
@@ -194,6 +194,18 @@ def _add_run(run: argparse.ArgumentParser) -> None:
         "its scores and meters",
     )
     run.set_defaults(command=commands.run)
+
+
+def _add_cluster(run: argparse.ArgumentParser) -> None:
+    run.add_argument("--shard", type=shard.parse, metavar="I/N", help="only cells I, I+N, I+2N, ... of the matrix")
+    run.add_argument(
+        "--executor", choices=("local", "ray"), default="local", help="ray: each run on a node of a Ray cluster"
+    )
+    run.add_argument("--ray-address", metavar="HOST:PORT", help="of the cluster (default: the one that runs here)")
+    run.add_argument(
+        "--cpus-per-cell", type=_count, metavar="N", help="cores, and so threads (default: those of the smallest node)"
+    )
+    run.add_argument("--memory-per-cell", type=_gib, metavar="GIB", help="that its node must have left")
 
 
 def _add_tuning(run: argparse.ArgumentParser) -> None:
@@ -346,6 +358,16 @@ def _gpus(text: str) -> tuple[int, ...]:
     if not all(part.isascii() and part.isdecimal() for part in parts) or len(set(parts)) < len(parts):
         raise argparse.ArgumentTypeError(f"must be different GPU numbers such as 0,1, got {text!r}")
     return tuple(map(int, parts))
+
+
+def _gib(text: str) -> float:
+    try:
+        size = float(text)
+    except ValueError:
+        size = 0.0
+    if not 0 < size < 1e6:
+        raise argparse.ArgumentTypeError(f"must be above 0, got {text!r}")
+    return size
 
 
 def _minutes(text: str) -> float:
