@@ -86,7 +86,7 @@ def _tuned(bench: Bench, choices: Choices, cell: CellPlan, number: str) -> tuple
 
 def _apart(bench: Bench, plan: CellPlan, ready: Ready, number: str) -> str:
     """As `_cell`, in a process of its own; if that is killed, the record says so and the matrix goes on."""
-    if ready.skip is not None or (not bench.plan.fresh and bench.store.find(key(bench, plan))):
+    if ready.skip is not None or (not bench.plan.fresh and bench.store.find(identity(bench, plan))):
         return _cell(bench, plan, ready, number)
     started = datetime.now(UTC)
     alone = bench.plan.alone(plan)
@@ -100,24 +100,28 @@ def _apart(bench: Bench, plan: CellPlan, ready: Ready, number: str) -> str:
 def _fresh_cell(
     plan: Plan, data: TaskData, weights_sha256: str | None, right: Title | None, ready: Ready, number: str
 ) -> str:
+    return run_alone(bench_alone(plan, data, weights_sha256, right), ready, number)
+
+
+def bench_alone(plan: Plan, data: TaskData, weights_sha256: str | None, right: Title | None) -> Bench:
+    """The bench of the one cell of a plan (`Plan.alone`), in a process that does nothing else."""
     [cell] = plan.cells
     started = time.perf_counter()
     model = backbones.load(plan.backbone, device=plan.device, precision=plan.precision)
     load_wall_s = time.perf_counter() - started
-    bench = Bench(plan, model, {cell.task_name: data}, weights_sha256, load_wall_s, Store(plan.results), right)
+    return Bench(plan, model, {cell.task_name: data}, weights_sha256, load_wall_s, Store(plan.results), right)
+
+
+def run_alone(bench: Bench, ready: Ready, number: str) -> str:
+    """Run the cell of `bench_alone` to its record. Returns the status."""
     with bench.stop.listening():
-        return _cell(bench, cell, ready, number)
+        return _cell(bench, bench.plan.cells[0], ready, number)
 
 
 def _cell(bench: Bench, plan: CellPlan, ready: Ready, number: str) -> str:
     """Run one cell to its record: the one boundary where an error becomes a record. Returns the status."""
-    found = None if bench.plan.fresh else bench.store.find(key(bench, plan))
-    if found is not None:
-        unsaved = (
-            "; --save has nothing of it, --fresh trains it again" if bench.plan.save and found.status == "ok" else ""
-        )
-        say(f"{title(bench, plan, number)}: kept {found.run_id} ({headline(found)}){unsaved}")
-        return found.status
+    if (status := kept(bench, plan, number)) is not None:
+        return status
     started = datetime.now(UTC)
     bench = _with_model(bench) if ready.skip is None else bench
     board = _board(bench, plan, started, number) if bench.plan.tensorboard and ready.skip is None else None
@@ -180,6 +184,16 @@ def _share(
         keeper=keeper,
         ranks=bench.ranks,
     )
+
+
+def kept(bench: Bench, plan: CellPlan, number: str) -> str | None:
+    """The status of a cell that need not be run as its record says all, which is told; None for any other."""
+    found = None if bench.plan.fresh else bench.store.find(identity(bench, plan))
+    if found is None:
+        return None
+    unsaved = "; --save has nothing of it, --fresh trains it again" if bench.plan.save and found.status == "ok" else ""
+    say(f"{title(bench, plan, number)}: kept {found.run_id} ({headline(found)}){unsaved}")
+    return found.status
 
 
 def _keeper(bench: Bench, plan: CellPlan, ready: Ready, number: str) -> Keeper:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from harness import commands
+from harness import commands, shard
 from harness.download.sources import DATA_SETS
 from harness.settings import UsageError
 from harness.space import SHARE
@@ -165,6 +165,7 @@ def _add_run(run: argparse.ArgumentParser) -> None:
         metavar="N",
         help="most memory of each process; where it runs out, batches are cut (Linux; default: the machine's)",
     )
+    _add_cluster(run)
     spread = run.add_mutually_exclusive_group()
     spread.add_argument(
         "--gpus", type=_gpus, default=(), metavar="LIST", help="such as 0,1,2,3: a run on each at a time"
@@ -200,6 +201,18 @@ def _add_run(run: argparse.ArgumentParser) -> None:
         "its scores and meters",
     )
     run.set_defaults(command=commands.run)
+
+
+def _add_cluster(run: argparse.ArgumentParser) -> None:
+    run.add_argument("--shard", type=shard.parse, metavar="I/N", help="only cells I, I+N, I+2N, ... of the matrix")
+    run.add_argument(
+        "--executor", choices=("local", "ray"), default="local", help="ray: each run on a node of a Ray cluster"
+    )
+    run.add_argument("--ray-address", metavar="HOST:PORT", help="of the cluster (default: the one that runs here)")
+    run.add_argument(
+        "--cpus-per-cell", type=_count, metavar="N", help="cores, and so threads (default: those of the smallest node)"
+    )
+    run.add_argument("--memory-per-cell", type=_positive, metavar="GIB", help="that its node must have left")
 
 
 def _add_tuning(run: argparse.ArgumentParser) -> None:

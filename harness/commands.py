@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import methods
 import tasks
 from harness import backbones, checkpoints
+from harness.cluster.options import options
 from harness.settings import UsageError, parse_overrides, suggest
 
 if TYPE_CHECKING:
@@ -27,8 +28,13 @@ def run(args: argparse.Namespace) -> int:
 
     # Planned before anything heavy is imported, so that mistakes are answered at once.
     planned = plan.build(args)
-    from harness.run import execute, execute_spread
+    if not planned.cells:
+        print(f"{args.shard} of the matrix has no cell: nothing to run")
+        return 0
+    from harness.run import execute, execute_on_ray, execute_spread
 
+    if (cluster := options(args)) is not None:
+        return execute_on_ray(planned, cluster)
     if args.gpus or args.workers:
         return execute_spread(planned, gpus=args.gpus, workers=args.workers)
     return execute(planned)

@@ -26,6 +26,7 @@ EXTRAS = {
     "beit3": "reads the tokenizer of BEiT-3",
     "profile": "shows traces of --profile",
     "tune": "chooses settings with --tune",
+    "cluster": "runs cells on many machines with --executor ray",
     "gpu": "kernels and energy on an NVIDIA GPU",
 }
 

@@ -46,7 +46,7 @@ def apart(call: Callable[..., R], *arguments: Any) -> R:
         return cast(R, _result(receiver, process))
     except EOFError:
         process.join()
-        raise ProcessEndedError(_ending(process.exitcode)) from None
+        raise ProcessEndedError(ending(process.exitcode)) from None
     finally:
         process.join()
 
@@ -69,14 +69,14 @@ def _start(process: BaseProcess) -> None:
 
 def _serve(sender: Connection, call: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    _leave_with_the_parent()
+    leave_with_the_parent()
     try:
         sender.send((True, call(*arguments)))
     except Exception as error:  # noqa: BLE001 - it is raised again where the call was made
         sender.send((False, (f"{type(error).__name__}: {error}", traceback.format_exc())))
 
 
-def _leave_with_the_parent() -> None:
+def leave_with_the_parent() -> None:
     """Ctrl-C reaches the caller alone, which passes it on; on Linux the caller's end asks this one to leave."""
     if hasattr(os, "setpgrp"):
         os.setpgrp()
@@ -103,7 +103,8 @@ def _result(receiver: Connection, process: BaseProcess) -> Any:
         raise ProcessEndedError(f"it raised {result[0]}")
 
 
-def _ending(exitcode: int | None) -> str:
+def ending(exitcode: int | None) -> str:
+    """How a process ended, for a sentence."""
     if exitcode is None or exitcode >= 0:
         return f"it ended with exit code {exitcode}"
     name = signal.Signals(-exitcode).name

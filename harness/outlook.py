@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -63,13 +64,16 @@ def kinds(plan: Plan) -> list[Kind]:
     return found
 
 
-def summary(ended: Sequence[Ended], waiting: Sequence[Kind], *, total: int) -> str:
-    """One line on `total` cells; those in `waiting` are still to be run (and neither recorded nor to be skipped)."""
+def summary(ended: Sequence[Ended], waiting: Sequence[Kind], *, total: int, at_once: int = 1) -> str:
+    """One line on `total` cells; those in `waiting` are still to be run (and neither recorded nor to be skipped).
+
+    `at_once`: how many are run side by side.
+    """
     counts = {status: sum(cell.status == status for cell in ended) for status in ("ok", "failed", "skipped")}
     said = [f"{counts['ok']} of {total} done"]
     said += [f"{counts[status]} {status}" for status in ("failed", "skipped") if counts[status]]
     left = seconds_left(ended, waiting)
-    return ", ".join(said) + (f"; about {_duration(left)} left" if left else "")
+    return ", ".join(said) + (f"; about {_duration(left / at_once)} left" if left else "")
 
 
 def seconds_left(ended: Sequence[Ended], waiting: Sequence[Kind]) -> float | None:
@@ -78,8 +82,9 @@ def seconds_left(ended: Sequence[Ended], waiting: Sequence[Kind]) -> float | Non
     Like it are the finished cells of its task and method; while there are none those of its task; else those of any
     task. All of them do the same work.
     """
-    each = [_expected(ended, kind) for kind in waiting]
-    known = [seconds for seconds in each if seconds is not None]
+    # Of a kind at a time: there are few kinds among thousands of cells.
+    each = [(_expected(ended, kind), count) for kind, count in Counter(waiting).items()]
+    known = [seconds * count for seconds, count in each if seconds is not None]
     return sum(known) if len(known) == len(each) else None
 
 

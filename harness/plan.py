@@ -18,6 +18,7 @@ import tasks
 from harness import launch, machine, recipes, settings, space
 from harness.backbones import BackboneSpec, Precision
 from harness.backbones import check as check_backbone
+from harness.cluster import options as cluster
 from harness.resume.every import Every
 from harness.settings import UsageError, suggest
 from methods import setting
@@ -142,9 +143,11 @@ def build(args: argparse.Namespace) -> Plan:
     if args.data_root is not None and not args.data_root.exists():
         raise UsageError(f"--data-root {args.data_root}: no such folder; name the folder that holds the task's files")
     started = launch.find(args.parallel)
-    device = machine.resolve_device(args.device or "auto", started)
+    device = cluster.device(args, started)
     _check_extras(args, device)
     _check_launch(args, started, cells)
+    if args.shard is not None:
+        cells = args.shard.of(cells)
     plan = Plan(
         backbone=spec,
         data_root=args.data_root,
@@ -224,6 +227,10 @@ def _check_extras(args: argparse.Namespace, device: str) -> None:
         from harness import tensorboard
 
         tensorboard.check()
+    if args.memory_gib is not None and args.executor == "ray":
+        raise UsageError("--memory-gib: a node of Ray keeps what --memory-per-cell asks for; name that instead")
+    if args.shard is not None and args.tune is not None:
+        raise UsageError("--shard: settings of --tune hold for all seeds, which shards would tear apart; drop one")
     for flag, given in (("--profile", args.profile), ("--fresh", args.fresh)):
         if given and (args.gpus or args.workers):
             raise UsageError(f"{flag}: each worker of --gpus or --workers would do it again; drop one of the two")
@@ -238,6 +245,8 @@ def _check_launch(args: argparse.Namespace, started: launch.Launch, cells: Seque
     for flag, given in (("--isolate", args.isolate), ("--tune", args.tune), ("--profile", args.profile)):
         if given:
             raise UsageError(f"{flag}: not with torchrun, whose processes share each run; drop one of the two")
+    if args.executor == "ray":
+        raise UsageError("--executor ray gives each run a process of its own; start it without torchrun")
     if args.gpus or args.workers:
         raise UsageError("--gpus and --workers spread runs over processes of their own; start them without torchrun")
     if args.precision == "fp16":

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "safetensors", "triton", "numpy", "vltune")
-_CODE = ("methods", "tasks", "harness")
+CODE = ("methods", "tasks", "harness")
+"""The packages that make a number."""
 
 
 def collect(
@@ -121,7 +122,7 @@ def _git() -> dict[str, Any] | None:
         return None
     commit = _output(["git", "rev-parse", "HEAD"], here.parent)
     # Only the code: the results written below the same root are no reason to call it changed.
-    status = _output(["git", "status", "--porcelain", "--", *_CODE], here.parent.parent)
+    status = _output(["git", "status", "--porcelain", "--", *CODE], here.parent.parent)
     return {"commit": commit, "dirty": None if status is None else status != ""}
 
 

@@ -19,6 +19,7 @@ from harness.cell import ELSEWHERE, follow
 from harness.cell import run as run_cell
 from harness.checkpoints import own
 from harness.choices import Choices
+from harness.cluster.options import Options
 from harness.outlook import Outlook, kinds
 from harness.plan import CellPlan, Plan
 from harness.ranks import ALONE, Ranks, together
@@ -65,23 +66,14 @@ def _lead(plan: Plan, ranks: Ranks) -> int:
     bench, ready = _prepared(plan, ranks)
     ranks.tell("prepare")  # what is written once for all, such as the data of the mini world, is there
     ranks.gather("prepared")  # nobody has found anything wrong
-    cells = f"{len(plan.cells)} cell{'s' if len(plan.cells) > 1 else ''}"
-    say(f"{cells} on {bench.model.name}, {plan.precision} on {plan.device}, records in {plan.results}")
+    say(f"{_cells(plan)} on {bench.model.name}, {plan.precision} on {plan.device}, records in {plan.results}")
     choices = None
     if plan.tuning is not None:
         choices = Choices(plan, plan.tuning, bench.model, bench.validation, bench.store, say)
         say("\n".join(choices.announcement()))
     with bench.stop.listening():
         ran, statuses = _matrix(bench, choices, ready)
-    if "interrupted" in statuses:
-        left = len(plan.cells) - len(statuses) + 1
-        say(f"{left} of {cells} not done: the same command goes on with what is left")
-    if plan.worker:
-        return INTERRUPTED if "interrupted" in statuses else 1 if "failed" in statuses else 0
-    print(f"\n{leaderboard.markdown(_recorded(bench, ran), scores=example_scores.reader(bench.store))}")
-    if "interrupted" in statuses:
-        return INTERRUPTED
-    return 1 if "failed" in statuses else 0
+    return _close(bench, ran, statuses)
 
 
 def execute_spread(plan: Plan, *, gpus: Sequence[int], workers: int | None) -> int:
@@ -100,6 +92,34 @@ def execute_spread(plan: Plan, *, gpus: Sequence[int], workers: int | None) -> i
     return code
 
 
+def execute_on_ray(plan: Plan, options: Options) -> int:
+    """As `execute`, each cell as a task of a Ray cluster; everything is checked here first.
+
+    Raises:
+        UsageError: there is no such cluster, or none of its nodes can run a cell.
+    """
+    from harness.cluster import driver, matrix
+
+    with driver.joined(options, plan.device) as share:
+        bench, ready = _prepared(dataclasses.replace(plan, isolate=True))
+        say(f"{_cells(plan)} on the Ray cluster, {share} for each, records in {plan.results}")
+        return _close(bench, plan.cells, matrix.run(bench, ready, share))
+
+
+def _close(bench: Bench, ran: Sequence[CellPlan], statuses: Sequence[str]) -> int:
+    """Say what is left, print the leaderboard of what was run, and give the exit code."""
+    if "interrupted" in statuses:
+        left = len(bench.plan.cells) - len(statuses) + 1
+        say(f"{left} of {_cells(bench.plan)} not done: the same command goes on with what is left")
+    if not bench.plan.worker:
+        print(f"\n{leaderboard.markdown(_recorded(bench, ran), scores=example_scores.reader(bench.store))}")
+    return INTERRUPTED if "interrupted" in statuses else 1 if "failed" in statuses else 0
+
+
+def _cells(plan: Plan) -> str:
+    return f"{len(plan.cells)} cell{'s' if len(plan.cells) > 1 else ''}"
+
+
 def _prepared(plan: Plan, ranks: Ranks = ALONE) -> tuple[Bench, list[Ready]]:
     """Load and check everything that can be wrong before any hour of compute."""
     store = Store(plan.results)
@@ -116,7 +136,7 @@ def _prepared(plan: Plan, ranks: Ranks = ALONE) -> tuple[Bench, list[Ready]]:
         task.prepare([*seen, *(validation[name].evaluation if validation else ())], image_size=model.image_size)
     if small := [name for name in distinct if len(data[name].train) < ranks.count]:
         raise UsageError(f"{small[0]}: {len(data[small[0]].train)} examples are too few for {ranks.count} processes")
-    bench = Bench(plan, model, data, _weights_sha256(model), load_wall_s, store, ranks=ranks, validation=validation)
+    bench = Bench(plan, model, data, weights_sha256(model), load_wall_s, store, ranks=ranks, validation=validation)
     ready = [_preflight(bench, cell) for cell in plan.cells]
     if _loaded_by_cells(plan):
         # Only its shapes are needed from here on; the memory is for the processes of the cells.
@@ -186,7 +206,7 @@ def _device_of_checks(plan: Plan) -> str:
     return "meta" if plan.backbone.weights == "random" else "cpu"
 
 
-def _weights_sha256(model: Backbone) -> str | None:
+def weights_sha256(model: Backbone) -> str | None:
     """Hash of the weight files that were loaded; None for random weights."""
     files = [
         path
@@ -221,7 +241,7 @@ def _recorded_keys(bench: Bench) -> frozenset[str]:
 
 def _preflight(bench: Bench, cell: CellPlan) -> Ready:
     """Attach once for the checks that need it; the reason to skip where the backbone lacks something."""
-    code = provenance.code(_sources(cell))
+    code = provenance.code(sources(cell))
     lacking = sorted(cell.task.needs - bench.model.offers)
     unmet = f"{bench.model.name} offers no {', '.join(lacking)}" if lacking else cell.method.unmet(bench.model)
     if unmet is not None:
@@ -240,7 +260,7 @@ def _preflight(bench: Bench, cell: CellPlan) -> Ready:
         attachment.detach()
 
 
-def _sources(cell: CellPlan) -> dict[str, Path]:
+def sources(cell: CellPlan) -> dict[str, Path]:
     """The files that make a number; whole packages too, as a method may use another one or shared layers."""
     methods_folder, tasks_folder = Path(methods.__file__).parent, Path(tasks.__file__).parent
     return {

@@ -20,6 +20,10 @@ def test_the_line_counts_and_estimates() -> None:
     assert summary(ended, [kind()] * 18, total=24) == "3 of 24 done, 1 failed, 1 skipped; about 18 min left"
 
 
+def test_what_runs_side_by_side_shares_the_time_left() -> None:
+    assert summary([ok(60)], [kind()] * 30, total=31, at_once=10) == "1 of 31 done; about 3 min left"
+
+
 def test_nothing_is_said_of_what_is_unknown() -> None:
     assert summary([Ended(kind(), "failed", 2)], [kind()], total=2) == "0 of 2 done, 1 failed"
     assert summary([ok(None)], [kind()], total=2) == "1 of 2 done"

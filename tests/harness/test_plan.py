@@ -148,3 +148,13 @@ def test_precision_and_device_of_a_machine_with_gpus(monkeypatch: pytest.MonkeyP
     assert machine.resolve_precision("fp16", "cuda:1") == "fp16"
     with pytest.raises(UsageError, match="--device cuda:2: the last one here is cuda:1"):
         machine.resolve_device("cuda:2")
+
+
+def test_a_shard_holds_every_nth_cell(make: Make) -> None:
+    def named(*flags: str) -> list[tuple[str, int]]:
+        return [(cell.method_name, cell.seed) for cell in make("--seeds", "0,1", *flags, chosen="lora,memvp,mwa").cells]
+
+    whole = named()
+    assert named("--shard", "2/4") == [whole[1], whole[5]]
+    assert sorted([*named("--shard", "1/2"), *named("--shard", "2/2")]) == sorted(whole)
+    assert named("--shard", "7/7") == []

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from harness.record import METERS, Cell, MetricValue, Record, RecordError, cell_key, unavailable
+from harness.record import METERS, Cell, MetricValue, Record, RecordError, unavailable
 from harness.store import Store, StoreError, folder_name
 
 STARTS = [f"20260102T03040{second}000Z-ab12cd34-0f0f0f" for second in range(10)]
@@ -177,21 +177,30 @@ def test_a_malformed_record_is_named(tmp_path: Path) -> None:
 
 def test_find_gives_the_latest_run_that_settled_the_cell(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    key = cell_key(make().cell)
-    assert store.find(key) is None
+    cell = make().cell
+    assert store.find(cell) is None
     store.append(make(STARTS[0], status="interrupted"), None)
     store.append(make(STARTS[1], status="failed"), None)
-    assert store.find(key) is None
+    assert store.find(cell) is None
     store.append(make(STARTS[2]), None)
     store.append(make(STARTS[3], seed=1), None)
     store.append(make(STARTS[4], status="failed"), None)
-    found = store.find(key)
+    found = store.find(cell)
     assert found is not None
     assert found.run_id == STARTS[2]
     store.append(make(STARTS[5], status="skipped"), None)
-    found = store.find(key)
+    found = store.find(cell)
     assert found is not None
     assert found.run_id == STARTS[5]
+
+
+def test_find_reads_the_records_of_no_other_method(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    wanted = store.append(make(STARTS[0]), None)
+    store.append(make(STARTS[1], method="other"), None).write_text("no record")
+    found = Store(tmp_path).find(make().cell)
+    assert found is not None
+    assert found.run_id == wanted.stem
 
 
 @pytest.mark.parametrize("name", ["/data/my models/llama 7b", "..", ".", "модель", "a|b<c>:d\n", "x" * 400, "ü" * 300])
