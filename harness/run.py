@@ -137,7 +137,7 @@ def _prepared(plan: Plan, ranks: Ranks = ALONE) -> tuple[Bench, list[Ready]]:
     if small := [name for name in distinct if len(data[name].train) < ranks.count]:
         raise UsageError(f"{small[0]}: {len(data[small[0]].train)} examples are too few for {ranks.count} processes")
     bench = Bench(plan, model, data, weights_sha256(model), load_wall_s, store, ranks=ranks, validation=validation)
-    ready = [_preflight(bench, cell) for cell in plan.cells]
+    ready = _preflights(bench)
     if _loaded_by_cells(plan):
         # Only its shapes are needed from here on; the memory is for the processes of the cells.
         bench = dataclasses.replace(bench, model=backbones.load(plan.backbone, device="meta", precision=plan.precision))
@@ -237,6 +237,15 @@ def _recorded_keys(bench: Bench) -> frozenset[str]:
     if bench.plan.fresh or len(bench.plan.cells) == 1:
         return frozenset()
     return frozenset(cell_key(record.cell) for record in bench.store.read() if record.status in ("ok", "skipped"))
+
+
+def _preflights(bench: Bench) -> list[Ready]:
+    """What is known of each cell; all seeds of a method on a task share it, so that thousands take seconds."""
+    found: dict[tuple[str, str], Ready] = {}
+    for cell in bench.plan.cells:
+        if (pair := (cell.method_name, cell.task_name)) not in found:
+            found[pair] = _preflight(bench, cell)
+    return [found[cell.method_name, cell.task_name] for cell in bench.plan.cells]
 
 
 def _preflight(bench: Bench, cell: CellPlan) -> Ready:

@@ -1,4 +1,7 @@
-"""A real Ray cluster on the loopback interface, for tests: a head that runs no cell, and two nodes of one core."""
+"""A real Ray cluster on the loopback interface, for tests: a head that runs no cell, and two nodes of one core.
+
+Each node also says that it has a GPU, so that it can be seen how those are handed out.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +49,7 @@ class TwoNodes:
             for host in NODES:
                 if host not in self._nodes:
                     self._nodes[host] = self._cluster.add_node(
-                        num_cpus=1, object_store_memory=STORE_BYTES, node_ip_address=host
+                        num_cpus=1, num_gpus=1, object_store_memory=STORE_BYTES, node_ip_address=host
                     )
 
     def kill(self, host: str) -> None:

@@ -60,4 +60,7 @@ def execute(job: Job, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    code = main()
+    sys.stdout.flush()
+    # All is written, and Python would take seconds to clear up what nobody needs any more.
+    os._exit(code)

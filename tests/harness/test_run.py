@@ -206,3 +206,13 @@ def test_ctrl_c_leaves_an_interrupted_record(tiny_folders: tuple[Path, Path], pr
     (record,) = records(tmp_path)
     assert (record.status, record.reason) == ("interrupted", "stopped by the user (Ctrl-C or SIGTERM)")
     assert "Traceback" not in err
+
+
+def test_the_seeds_of_a_method_are_checked_together(
+    vltune: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, checked = run._preflight, []
+    monkeypatch.setattr(run, "_preflight", lambda bench, cell: checked.append(cell.method_name) or real(bench, cell))
+    assert vltune("--seeds", "0,1", methods="lora,frozen") == 0
+    assert checked == ["lora", "frozen"]
+    assert len(records(tmp_path)) == 4

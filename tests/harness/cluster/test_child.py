@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import io
+import os
+import pickle
+import sys
 from pathlib import Path
 
 import pytest
 
-from harness import cli, plan, run
-from harness.cluster import child
+from harness import cli, isolation, plan, run
+from harness.cluster import child, node
 from harness.cluster.job import Job, portable
 from harness.store import Store
 from tasks import DataError
@@ -75,3 +79,15 @@ def test_paths_are_made_absolute_and_names_are_kept(
     moved = portable(dataclasses.replace(job.plan, backbone=spec, data_root=Path("data")))
     assert (moved.backbone.llm, moved.backbone.vision) == (str(tmp_path / "llm"), "openai/clip")
     assert moved.data_root == tmp_path / "data"
+
+
+@pytest.mark.parametrize(("parent", "code"), [(os.getppid(), 0), (1 << 30, 1)])
+def test_what_cannot_be_run_is_told_to_the_parent_if_it_is_there(
+    parent: int, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(isolation, "leave_with_the_parent", lambda: None)
+    monkeypatch.setattr(sys, "argv", ["child", str(tmp_path), str(parent)])
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(pickle.dumps("no job"))))
+    assert child.main() == code
+    reasons = [path.read_text() for path in tmp_path.glob(node.REASON)]
+    assert reasons == ([] if code else ["AttributeError: 'str' object has no attribute 'plan'"])

@@ -84,11 +84,9 @@ def test_whoever_stops_listening_ends_the_process(monkeypatch: pytest.MonkeyPatc
     assert list(temporary.iterdir()) == []
 
 
-@pytest.mark.slow
-def test_a_job_that_cannot_be_read_is_told() -> None:
-    *_, end = node.run_cell(b"no pickle", 1, "/the results")
-    assert isinstance(end, Ended)
-    assert str(end.failure).startswith("UnpicklingError: ")
+def test_the_reason_that_a_process_gives_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    code = f"import pathlib, sys; pathlib.Path(sys.argv[1], {node.REASON!r}).write_text('no data')"
+    assert run(code, monkeypatch)[1:] == [Ended("no data")]
 
 
 def test_the_code_of_this_machine() -> None:
