@@ -9,7 +9,7 @@ from typing import Any
 
 from harness.record import Distribution, MetricValue, Record
 from harness.settings import UsageError
-from harness.tables import flatten, show
+from harness.tables import flatten, part, show
 
 Parse = Callable[[Sequence[str]], argparse.Namespace]
 _MACHINE = ("python", "platform", "cpu", "gpu", "device", "precision", "kernels")
@@ -49,7 +49,7 @@ def arguments(record: Record, parse: Parse, *, results: Path) -> argparse.Namesp
     args.set = [item for item in args.set if item.partition("=")[0].strip() in record.cell.explicit]
     args.init = [item for item in args.init if item.partition("=")[0] == record.cell.method]
     # What tuning chose is run with, not chosen again.
-    chosen = record.provenance.get("tuning", {}).get("values", {})
+    chosen = part(part(record.provenance, "tuning"), "values")
     args.set += [f"{name}={value!r}" for name, value in chosen.items()]
     args.tune = args.tune_seconds = args.tune_share = None
     # It is one cell, run here.

@@ -53,9 +53,12 @@ class Tuned:
 def recorded(records: Sequence[Record], options: Mapping[str, Any]) -> Tuned | None:
     """What the latest record of exactly this tuning says was chosen, however its own run ended."""
     for record in reversed(records):
-        report = record.provenance.get("tuning", {})
-        if record.cell.options.get("tuning") == options and report.get("values"):
-            return Tuned(dict(options), report["values"], report)
+        report = record.provenance.get("tuning")
+        # Records come from anywhere: only numbers by name are settings.
+        values = report.get("values") if isinstance(report, dict) else None
+        usable = isinstance(values, dict) and values and all(type(value) in (int, float) for value in values.values())
+        if usable and record.cell.options.get("tuning") == options:
+            return Tuned(dict(options), values, report)
     return None
 
 

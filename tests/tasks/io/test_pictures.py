@@ -97,7 +97,7 @@ def test_check_names_the_first_bad_picture_and_counts(tmp_path: Path) -> None:
     missing = tmp_path / "missing.png"
     with pytest.raises(DataError) as error:
         PictureMemory().check([good, None, broken, missing, broken], SIZE)
-    assert str(error.value).startswith(f"{broken}: picture cannot be decoded (not a picture)")
+    assert str(error.value).startswith(f"{broken}: picture cannot be decoded (not a picture in BMP, GIF, ")
     assert "(2 of 3 pictures are bad)" in str(error.value)
 
 
