@@ -1,11 +1,19 @@
-"""How deep lists and objects out of a file may be nested: functions that call themselves must come to an end."""
+"""JSON and TOML of any shape: how deep they may be nested, and objects in them where something else may stand."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 DEEPEST = 100
+"""Lists and objects within each other: functions that call themselves must come to an end."""
 TOO_DEEP = f"lists or objects within more than {DEEPEST} others"
+
+
+def part(values: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The object that goes by a name, an empty one where there is none or something else."""
+    found = values.get(name)
+    return found if isinstance(found, dict) else {}
 
 
 def check_depth(value: Any) -> None:

@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from harness.nesting import part
 from harness.record import Distribution, MetricValue, Record
 from harness.settings import UsageError
-from harness.tables import flatten, part, show
+from harness.tables import flatten, show
 
 Parse = Callable[[Sequence[str]], argparse.Namespace]
 _MACHINE = ("python", "platform", "cpu", "gpu", "device", "precision", "kernels")

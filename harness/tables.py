@@ -12,6 +12,7 @@ from typing import Any
 
 from harness.efficiency import LEAST, efficiency
 from harness.example_scores import Scores, no_scores
+from harness.nesting import part
 from harness.record import METERS, Cell, Distribution, MetricValue, Record, Scalar, Unavailable
 from harness.standing import Standing, standing
 from harness.stats import seed_summary
@@ -290,12 +291,6 @@ def _machine(record: Record) -> str | None:
     if isinstance(gpu, dict) and isinstance(gpu.get("names"), list) and gpu["names"]:
         return " + ".join(map(str, gpu["names"]))
     return f"{cpu.get('model')}, {cpu.get('threads')} threads" if isinstance(cpu, dict) else None
-
-
-def part(options: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """An object within a record's options or provenance, where any JSON may stand; an empty one for anything else."""
-    found = options.get(name)
-    return found if isinstance(found, dict) else {}
 
 
 def flatten(options: Any, prefix: str = "") -> dict[str, Any]:

@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from harness.columns import COSTS, Cost, interval, of_process, score, significant, visible
+from harness.nesting import part
 from harness.record import MetricValue, Record
 from harness.report.colours import Look
 from harness.report.wording import listed, pairs, title
-from harness.tables import Row, Table, part
+from harness.tables import Row, Table
 
 _AXES = {
     "trainable_params": "trainable parameters",
