@@ -14,6 +14,7 @@ from harness.out_of_memory import in_halves
 from harness.progress import progress
 from harness.ranks import ALONE, Ranks
 from harness.resume.answers import KeptAnswers
+from harness.sharded import is_split
 from tasks import Example, Prediction, Task
 
 
@@ -101,4 +102,6 @@ def _predicted(
         times.append(watch.ms())
         return answers
 
+    if is_split(model):  # the processes that share its weights would have to fall back alike
+        return predict(examples), sum(times)
     return in_halves(predict, examples, model.device, smallest=halved), sum(times)

@@ -37,19 +37,23 @@ def wanted(error: BaseException) -> str:
     return "more memory"
 
 
+CONTRASTIVE = "the loss contrasts the examples of a whole batch"
+SPLIT = "all processes of fsdp2 must compute the same parts of a batch"
+
+
 @dataclass
 class Parts:
     """Into how many parts a batch of training is cut.
 
     Attributes:
         count: now; at first what the options say.
-        divisible: whether the loss of a batch is the mean over its parts.
+        uncut: why a batch cannot be cut into more parts; None where it can.
         device: whose cache is emptied.
         cut_at: by step, the counts that were too small.
     """
 
     count: int
-    divisible: bool
+    uncut: str | None
     device: torch.device
     cut_at: list[dict[str, int]] = field(default_factory=list)
 
@@ -92,10 +96,10 @@ class Parts:
             parts = again()
 
     def _halve(self, step: int, examples: int, lacking: str) -> None:
-        if not self.divisible:
+        if self.uncut is not None:
             raise OutOfMemory(
-                f"out of memory at step {step} ({lacking}); the loss contrasts the examples of a whole batch, so it "
-                "cannot be cut: lower --batch-size or set train.checkpointing=true"
+                f"out of memory at step {step} ({lacking}); {self.uncut}, so it cannot be cut: lower --batch-size or "
+                "set train.checkpointing=true"
             )
         if self.count >= examples:
             raise OutOfMemory(

@@ -45,6 +45,11 @@ def _added(layer: nn.Module, attachment: Attachment) -> set[nn.Parameter]:
     return set() if trained == own else trained
 
 
+def is_split(model: Backbone) -> bool:
+    """Whether `shard` has split its layers."""
+    return any(isinstance(parameter, DTensor) for layer in model.layers for parameter in layer.parameters())
+
+
 def whole(tensor: Tensor) -> Tensor:
     """A tensor put together where it is split, which every process has to ask for."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

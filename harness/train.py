@@ -19,7 +19,7 @@ from torch import nn
 from harness.backbones import FEATURES, cache_folder
 from harness.backbones.backbone import Backbone
 from harness.meters import Stopwatch
-from harness.out_of_memory import Parts
+from harness.out_of_memory import CONTRASTIVE, SPLIT, Parts
 from harness.plan import TrainOptions
 from harness.progress import progress
 from harness.ranks import ALONE, Ranks
@@ -28,7 +28,7 @@ from harness.resume.keeper import Keeper
 from harness.resume.loop import Loop
 from harness.resume.randomness import Randomness
 from harness.resume.training_state import TrainingState
-from harness.sharded import clip
+from harness.sharded import clip, is_split
 from methods import Attachment
 from tasks import Example, Task
 
@@ -218,7 +218,8 @@ def train(
             after_step(Step(number + 1, loss, rate * learning_rate(number, total=steps, options=options)))
     batches = itertools.islice(order(lengths, options.batch_size, steps=steps, seed=seed), first, None)
 
-    cut = Parts(result.parts or options.accumulate, task.divisible, model.device, result.cut_at)
+    uncut = SPLIT if is_split(model) else None if task.divisible else CONTRASTIVE
+    cut = Parts(result.parts or options.accumulate, uncut, model.device, result.cut_at)
     step = _Stepping(model, task, examples, options, trained, optimizer, accelerator, ranks, cut)
 
     def make(indices: list[int]) -> tuple[Randomness | None, list[Any]]:
