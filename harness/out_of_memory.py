@@ -14,6 +14,8 @@ import torch
 T = TypeVar("T")
 
 _CPU = re.compile(r"DefaultCPUAllocator: (?:can't allocate memory|not enough memory)[^\n]*?(?P<bytes>\d+) bytes")
+_ONEDNN = re.compile(r"could not (?:create|execute) a primitive|could not create a memory")
+"""What oneDNN says on a CPU where it gets no memory for a product."""
 _CUDA = re.compile(r"Tried to allocate (?P<size>[\d.]+ [KMGT]iB)")
 
 
@@ -25,7 +27,7 @@ def ran_out(error: BaseException) -> bool:
     """Whether an error says that there is no memory left, on a GPU or on the host."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return isinstance(error, RuntimeError) and _CPU.search(str(error)) is not None
+    return isinstance(error, RuntimeError) and any(said.search(str(error)) for said in (_CPU, _ONEDNN))
 
 
 def wanted(error: BaseException) -> str:
@@ -50,12 +52,14 @@ class Parts:
         uncut: why a batch cannot be cut into more parts; None where it can.
         device: whose cache is emptied.
         cut_at: by step, the counts that were too small.
+        tell: is told each time.
     """
 
     count: int
     uncut: str | None
     device: torch.device
     cut_at: list[dict[str, int]] = field(default_factory=list)
+    tell: Callable[[str], None] = field(default=lambda line: None)
 
     def compute(
         self,
@@ -108,6 +112,7 @@ class Parts:
             )
         self.cut_at.append({"step": step, "parts": self.count})
         self.count = min(2 * self.count, examples)
+        self.tell(f"out of memory at step {step} ({lacking}): batches in {self.count} parts from here on")
 
 
 def in_halves(

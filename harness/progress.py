@@ -14,16 +14,24 @@ T = TypeVar("T")
 LOG_EVERY_S = 30.0
 
 
-def progress(items: Iterable[T], *, total: int, label: str, units: str) -> Iterator[T]:
-    """The items, with how far they are on stderr; what a log shows begins after half a minute."""
+def note(line: str) -> None:
+    """A line on stderr at once, above a bar if there is one."""
+    tqdm.write(line, file=sys.stderr)
+
+
+def progress(items: Iterable[T], *, total: int, label: str, units: str, first: int = 0) -> Iterator[T]:
+    """The items, with how far they are on stderr; what a log shows begins after half a minute.
+
+    `first` of the total were done before.
+    """
     if sys.stderr.isatty():
-        yield from tqdm(items, total=total, desc=label, unit=units, leave=False)
+        yield from tqdm(items, total=total, initial=first, desc=label, unit=units, leave=False)
         return
     started = said = time.monotonic()
-    for done, item in enumerate(items):
+    for done, item in enumerate(items, start=first):
         now = time.monotonic()
-        if done and now - said >= LOG_EVERY_S:
-            said, left = now, (now - started) / done * (total - done)
+        if done > first and now - said >= LOG_EVERY_S:
+            said, left = now, (now - started) / (done - first) * (total - done)
             print(f"{label}: {done} of {total} {units}, about {left / 60:.1f} min left", file=sys.stderr, flush=True)
         yield item
 

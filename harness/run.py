@@ -83,12 +83,15 @@ def execute_spread(plan: Plan, *, gpus: Sequence[int], workers: int | None) -> i
         UsageError: there is no such GPU.
     """
     if gpus and max(gpus) >= (count := torch.cuda.device_count()):
-        raise UsageError(f"--gpus: this machine has {count} GPUs, numbered from 0; there is no {max(gpus)}")
+        there = f"GPUs 0 to {count - 1}" if count else "no GPU that torch can use"
+        raise UsageError(f"--gpus {max(gpus)}: this machine has {there}")
     bench, _ = _prepared(dataclasses.replace(plan, isolate=True))
     team = spread.workers(gpus, workers, torch.get_num_threads())
     say(f"{len(plan.cells)} cells for {len(team)} workers, records in {plan.results}")
     code = spread.spread(team, spread.command(plan.argv), say)
     print(f"\n{leaderboard.markdown(_recorded(bench, plan.cells), scores=example_scores.reader(bench.store))}")
+    if code == INTERRUPTED:
+        say("not all is done: the same command goes on with what is left")
     return code
 
 

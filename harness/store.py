@@ -194,7 +194,7 @@ def _load(path: Path) -> Record:
     try:
         return load(path)
     except RecordError as error:
-        raise RecordError(f"{error}; 'vltune results check' finds all such files") from None
+        raise RecordError(f"{error}; 'vltune results check --results DIR' finds all such files") from None
 
 
 def folder_name(name: str) -> str:

@@ -21,7 +21,7 @@ from harness.backbones.backbone import Backbone
 from harness.meters import Stopwatch
 from harness.out_of_memory import CONTRASTIVE, SPLIT, Parts
 from harness.plan import TrainOptions
-from harness.progress import progress
+from harness.progress import note, progress
 from harness.ranks import ALONE, Ranks
 from harness.resume.course import Course
 from harness.resume.keeper import Keeper
@@ -219,7 +219,13 @@ def train(
     batches = itertools.islice(order(lengths, options.batch_size, steps=steps, seed=seed), first, None)
 
     uncut = SPLIT if is_split(model) else None if task.divisible else CONTRASTIVE
-    cut = Parts(result.parts or options.accumulate, uncut, model.device, result.cut_at)
+    cut = Parts(
+        result.parts or options.accumulate,
+        uncut,
+        model.device,
+        result.cut_at,
+        tell=lambda line: note(f"{label}: {line}"),
+    )
     step = _Stepping(model, task, examples, options, trained, optimizer, accelerator, ranks, cut)
 
     def make(indices: list[int]) -> tuple[Randomness | None, list[Any]]:
@@ -229,7 +235,7 @@ def train(
     loaded = ahead(make, batches) if model.device.type == "cuda" else ((chosen, make(chosen)) for chosen in batches)
     with course.stepping(), model.shared(ranks):
         for number, (indices, (before, parts)) in enumerate(
-            progress(loaded, total=steps - first, label=label, units="steps"), start=first
+            progress(loaded, total=steps, first=first, label=label, units="steps"), start=first
         ):
             course.between(result, before)
             watch.restart()

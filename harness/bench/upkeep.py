@@ -40,12 +40,16 @@ class _TimedKeeper(Keeper):
     """A keeper with a clock on all that it does between steps."""
 
     clock: Clock = dataclasses.field(default_factory=Clock)
+    keeps_ms: list[float] = dataclasses.field(default_factory=list)
 
     def due(self, step: int, nbytes: int) -> bool:
         return self.clock.around(super().due)(step, nbytes)
 
     def keep(self, state: TrainingState) -> bool:
-        return self.clock.around(super().keep)(state)
+        before_s = self.clock.spent_s
+        kept = self.clock.around(super().keep)(state)
+        self.keeps_ms.append((self.clock.spent_s - before_s) * 1e3)
+        return kept
 
 
 def run(device: torch.device, *, reduced: bool) -> list[Case]:
@@ -114,7 +118,12 @@ def _states(root: Path, device: torch.device, *, reduced: bool) -> Case:
     share = 100 * (keeper.clock.spent_s + sum(notes) / 1e3) / result.wall_s
     goals = [] if reduced else [below("resume bookkeeping in a training", share, 2, "%")]
     said = conditions(model.name, device, B=32, T=64, steps=steps) | {"a state": "every second at most"}
-    rows = [_row("note the generators before a step", notes), _row("training step", result.step_ms)]
+    times = {
+        "training step": result.step_ms,
+        "note the generators before a step": notes,
+        "keep a state": keeper.keeps_ms,
+    }
+    rows = [_row(name, found) for name, found in times.items() if found]
     return Case("the state of a training", said, rows, goals)
 
 

@@ -73,6 +73,7 @@ class Keeper:
             self._kept_step = state.step
             self.resumed = [*state.resumed, state.step]
             self._kept_at = time.monotonic()
+            self.say(f"goes on from step {state.step}, kept in {folder}")
             return state
         return None
 

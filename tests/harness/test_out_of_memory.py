@@ -31,6 +31,7 @@ def test_what_torch_raises_is_known() -> None:
         torch.empty(1 << 60, dtype=torch.uint8)
     assert ran_out(caught.value)
     assert ran_out(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has"))
+    assert ran_out(RuntimeError("could not create a primitive"))
     assert not ran_out(RuntimeError("CUDA error: device-side assert triggered"))
     assert wanted(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has")) == (
         "another 2.00 GiB"

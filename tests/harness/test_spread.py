@@ -60,7 +60,7 @@ def test_a_worker_that_is_killed_is_started_again(tmp_path: Path) -> None:
         (["--gpus", "0", "--workers", "2"], "not allowed with"),
         (["--workers", "2", "--fresh"], "--fresh: each worker"),
         (["--gpus", "0", "--device", "cpu"], "--gpus: each run has the GPU"),
-        (["--gpus", "99"], "there is no 99"),
+        (["--gpus", "99"], "--gpus 99: this machine has"),
     ],
 )
 def test_mistakes_are_told_at_once(
