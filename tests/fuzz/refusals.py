@@ -29,7 +29,8 @@ from tests.fuzz.mutations import ESCAPED
 T = TypeVar("T")
 
 FULL = 200
-"""Bad inputs to every reader; to slow ones only with VLTUNE_FULL_FUZZ=1."""
+"""Bad inputs to every reader. One of several files gets a part of them for each file, and one that takes seconds gets
+fewer; with VLTUNE_FULL_FUZZ=1 there are 200 of everything."""
 MOST_BYTES = 10**9
 """By which the memory of the process may rise above what it was before the reader was called."""
 _ADDRESS_BYTES = 6 * 10**9
@@ -50,7 +51,7 @@ class Outcome:
 
 
 def cases(usual: int = FULL) -> int:
-    """How many inputs a reader is given: `usual` ones where 200 would take seconds, unless all are asked for."""
+    """How many inputs one file of a reader, or a slow reader, is given: `usual` ones, unless all are asked for."""
     return FULL if os.environ.get("VLTUNE_FULL_FUZZ") == "1" else usual
 
 

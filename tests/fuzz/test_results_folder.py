@@ -135,7 +135,7 @@ def test_tables_of_any_numbers(path: Path, folder: Path) -> None:
         tables(folder)
 
     inputs = wrong_value(good, fragments=numbers).filter(lambda text: text.startswith("{"))
-    fuzz(read, inputs, folder=folder, names="")
+    fuzz(read, inputs, folder=folder, names="", count=cases(100))
 
 
 def test_the_page(path: Path, folder: Path) -> None:
@@ -232,7 +232,7 @@ def test_the_check_finds_every_damage(path: Path, folder: Path) -> None:
         if problems:
             raise RecordError(f"{folder}: {len(problems)} problems")
 
-    fuzz(read, st.one_of(damaged(good), bad_json(plain(whole()))), folder=folder)
+    fuzz(read, st.one_of(damaged(good), bad_json(plain(whole()))), folder=folder, count=cases(120))
 
 
 def test_published_tables(folder: Path) -> None:

@@ -28,7 +28,7 @@ from harness.resume.training_state import DESCRIPTION, TENSORS, _seal, _sha256
 from harness.store import StoreError
 from tasks import Prediction
 from tests.fuzz.mutations import bad_json, damaged
-from tests.fuzz.refusals import check_line, fuzz
+from tests.fuzz.refusals import cases, check_line, fuzz
 from tests.fuzz.tensors import bad_safetensors
 
 BELONGS = {"cell": "c"}
@@ -93,7 +93,7 @@ def test_training_states(resume: Callable[[], None], folder: Path) -> None:
         resume()
 
     inputs = bad_json(good).filter(lambda content: content != path.read_bytes())
-    found = fuzz(read, inputs, folder=folder, errors=(Refused,))
+    found = fuzz(read, inputs, folder=folder, errors=(Refused,), count=cases(100))
     assert not found.read, "a description that was changed is trusted"
 
 
@@ -128,7 +128,7 @@ def test_tensors_of_training_states(resume: Callable[[], None], folder: Path) ->
         (path / DESCRIPTION).write_text(json.dumps({**described, "seal": _seal(described)}), encoding="utf-8")
         resume()
 
-    fuzz(read, st.tuples(bad_safetensors(good), st.booleans()), folder=folder, errors=(Refused,))
+    fuzz(read, st.tuples(bad_safetensors(good), st.booleans()), folder=folder, errors=(Refused,), count=cases(100))
 
 
 GOOD_ROWS = [
@@ -171,7 +171,7 @@ def test_answers(folder: Path) -> None:
     """A flipped bit or a cut shows in a checksum: what is damaged is answered again."""
     good = sealed_lines([json.dumps(row) for row in GOOD_ROWS])
     answers(folder)(good)
-    fuzz(answers(folder), damaged(good), folder=folder, errors=(Refused,))
+    fuzz(answers(folder), damaged(good), folder=folder, errors=(Refused,), count=cases(100))
 
 
 def test_answers_of_another_program(folder: Path) -> None:
@@ -219,7 +219,7 @@ def test_features(file: str, stored: Path, folder: Path) -> None:
             raise Refused(f"{folder}: rows were damaged")
 
     read(good[file])
-    fuzz(read, damaged(good[file]), folder=folder, errors=(Refused,))
+    fuzz(read, damaged(good[file]), folder=folder, errors=(Refused,), count=cases(100))
 
 
 def test_features_of_another_program(stored: Path, folder: Path) -> None:
