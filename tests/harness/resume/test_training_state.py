@@ -22,7 +22,7 @@ def state(step: int = 3, ended: str | None = None) -> TrainingState:
         optimizer={"0.step": torch.tensor(3.0), "0.exp_avg": torch.randn(2, 3)},
         scaler={},
         random=randomness.on_cpu(),
-        losses=[1.0 / 3.0, 0.1 + 0.2, 1e-300],
+        losses=[1.0 / 3.0, 0.1 + 0.2, 1e-300, *[0.5] * (step - 3)][:step],
         step_ms=[12.5],
         samples=12,
         wall_s=1.25,
