@@ -80,6 +80,8 @@ class TwoNodes:
             for name in ("RAY_TMPDIR", "TMPDIR"):
                 patch.setenv(name, str(self.folder))
             patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+            # By default whatever else the machine does goes before.
+            patch.setenv("RAY_worker_niceness", "0")
             yield
 
 
