@@ -78,6 +78,8 @@ class Loop:
             raise StateError("it is of other parameters")
         if not all(tensor.is_floating_point() for tensor in (*state.weights.values(), *state.optimizer.values())):
             raise StateError("its tensors are no parameters and moments")
+        if state.step != len(state.losses):
+            raise StateError("its losses are not those of its steps")
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         try:
             moments = _moments(state.optimizer)
