@@ -53,7 +53,8 @@ def arguments(record: Record, parse: Parse, *, results: Path) -> argparse.Namesp
     chosen = part(part(record.provenance, "tuning"), "values")
     args.set += [f"{name}={value!r}" for name, value in chosen.items()]
     args.tune = args.tune_seconds = args.tune_share = None
-    # It is one cell, run here.
+    # It is one cell, run here by one process.
+    args.gpus, args.workers, args.worker, args.parallel = (), None, False, None
     args.executor, args.ray_address, args.cpus_per_cell, args.memory_per_cell, args.shard = "local", *[None] * 4
     args.results, args.fresh, args.save, args.profile, args.tensorboard = results, True, False, False, False
     return args

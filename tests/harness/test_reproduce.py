@@ -61,14 +61,23 @@ def test_what_differs_is_reported(results: Path, tmp_path: Path, capsys: Capture
     assert "Scores differ, though every prediction is the same: was the record edited?" in text
 
 
-def test_a_cell_of_a_cluster_is_run_here(results: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "there",
+    [
+        ["--executor", "ray", "--ray-address", "10.0.0.1:6379", "--cpus-per-cell", "2", "--shard", "2/2"],
+        ["--parallel", "fsdp2"],
+        ["--worker"],
+    ],
+)
+def test_a_cell_of_a_cluster_is_run_here(there: list[str], results: Path, tmp_path: Path) -> None:
     record = Store(results).read()[-1]
-    there = ["--executor", "ray", "--ray-address", "10.0.0.1:6379", "--cpus-per-cell", "2", "--shard", "2/2"]
     argv = [*record.provenance["argv"], *there]
     moved = record.model_copy(update={"provenance": record.provenance | {"argv": argv}})
     args = reproduce.arguments(moved, cli.parser().parse_args, results=tmp_path)
     assert options.options(args) is None
-    [cell] = plan.build(args).cells
+    planned = plan.build(args)
+    [cell] = planned.cells
+    assert not planned.worker
     assert (cell.method_name, cell.seed) == (record.cell.method, record.cell.seed)
 
 
