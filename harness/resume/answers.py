@@ -139,7 +139,8 @@ def _row(line: str) -> dict[str, Any] | None:
         row = json.loads(line)
         texts = [*row["ids"], row["class"]]
         usable = all(isinstance(text, str) for text in texts) and isinstance(row["predictions"], list)
-        return row if usable and isinstance(row["ids"], list) and 0 <= float(row["ms"]) < math.inf else None
+        timed = type(row["ms"]) in (int, float) and 0 <= row["ms"] < math.inf
+        return row if usable and timed and isinstance(row["ids"], list) else None
     except _UNUSABLE:
         return None
 

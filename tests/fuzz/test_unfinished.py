@@ -155,9 +155,9 @@ def answers(folder: Path) -> Callable[[bytes], None]:
         said: list[str] = []
         with KeptAnswers(path, BELONGS, tasks.get("scienceqa"), said.append) as kept:
             found = [kept.of([str(n)]) for n in range(4)]
-            assert (
-                all(one is None or one[0] == [Prediction(str(n), "A", 0)] for n, one in enumerate(found)) or said == []
-            )
+            for n, one in enumerate(found):
+                assert one is None or [p.id for p in one[0]] == [str(n)]
+                assert one is None or type(one[1]) in (int, float)
             kept.keep([Prediction("9", "B", 1)], 1.0)
         with KeptAnswers(path, BELONGS, tasks.get("scienceqa"), said.append) as again:
             assert again.of(["9"]) == ([Prediction("9", "B", 1)], 1.0)

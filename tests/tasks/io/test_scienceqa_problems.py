@@ -183,9 +183,7 @@ def test_invalid_captions(write: Write, content: str, message: str) -> None:
 
 
 @pytest.mark.parametrize("pid", ["../../../elsewhere", "/elsewhere", "..", "a/b"])
-def test_the_id_of_a_problem_with_a_picture_cannot_lead_elsewhere(
-    write: Write, make_problem: Problem, pid: str
-) -> None:
+def test_the_id_of_a_problem_with_a_picture_leads_nowhere_else(write: Write, make_problem: Problem, pid: str) -> None:
     folder = write({pid: make_problem(image=None)}, {"test": [pid]})
     [question] = read_questions(folder, "test", captions=False)
     assert question.id == pid
