@@ -5,7 +5,6 @@ ADEM-VL trains and evaluates on these files.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -13,7 +12,7 @@ from typing import Any
 
 from tasks import DataError
 from tasks.io.caption_image import Entry, captions_of, check_unique, expect, image_number, relative_file, require
-from tasks.io.json_files import kind, read_object
+from tasks.io.json_files import kind, read_object, read_value, shown
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ class BlipFiles:
             if isinstance(captions, list) or id not in files:
                 whole.append(id)
             if files.setdefault(id, (file, where))[0] != file:
-                raise DataError(f"{where}: image id {id!r} is that of {files[id][0]} too; give each image its own")
+                raise DataError(f"{where}: image id {shown(id)} is that of {files[id][0]} too; give each image its own")
             texts.setdefault(id, []).extend(captions if isinstance(captions, list) else [captions])
         check_unique(whole, str(path))
         truth = self.folder / f"coco_karpathy_{split}_gt.json"
@@ -97,11 +96,7 @@ def _truth(path: Path, numbers: Mapping[str, str]) -> dict[str, list[object]]:
 
 
 def _read_list(path: Path) -> list[object]:
-    """The JSON list in a file; faults of the text itself are reported as those of an object's file are."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError):
-        value = read_object(path)
+    value = read_value(path)
     if not isinstance(value, list):
         raise DataError(f"{path}: holds {kind(value)} at its top; it must be a list [...]")
     return value

@@ -16,6 +16,7 @@ from tasks.io.caption_blip import BlipFiles
 from tasks.io.caption_coco import CocoFiles
 from tasks.io.caption_image import CaptionedImage, Entry, check_unique
 from tasks.io.caption_karpathy import KarpathyFile
+from tasks.io.files import is_file
 from tasks.io.subset import nested_subset
 
 __all__ = ["CaptionedImage", "read_captions"]
@@ -115,4 +116,4 @@ def _sources(home: Path) -> Iterator[CaptionSource]:
 def _find(file: PurePosixPath, folders: Sequence[Path]) -> Path | None:
     """The image under its whole path, or under its bare name, in the first folder that has it."""
     places = (folder / name for folder in folders for name in dict.fromkeys((file, PurePosixPath(file.name))))
-    return next((place for place in places if place.is_file()), None)
+    return next((place for place in places if is_file(place)), None)

@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from tasks import DataError, Example
-from tasks.io.json_files import kind
+from tasks.io.json_files import kind, shown
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def relative_file(parts: Sequence[str], where: str) -> PurePosixPath:
     """
     file = PurePosixPath(*parts)
     if not file.name or file.is_absolute() or ".." in file.parts:
-        raise DataError(f"{where} is {'/'.join(parts)!r}; it must be a path below the folder of images")
+        raise DataError(f"{where} is {shown('/'.join(parts))}; it must be a path below the folder of images")
     return file
 
 
@@ -101,4 +101,6 @@ def check_unique(ids: Sequence[object], where: str) -> None:
         seen.add(id)
     if twice:
         first = next(iter(twice))
-        raise DataError(f"{where}: image id {first!r} comes more than once ({len(twice)} such ids); keep one of each")
+        raise DataError(
+            f"{where}: image id {shown(first)} comes more than once ({len(twice)} such ids); keep one of each"
+        )

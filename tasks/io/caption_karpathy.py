@@ -9,7 +9,7 @@ from typing import Any
 
 from tasks import DataError
 from tasks.io.caption_image import Entry, captions_of, check_unique, expect, relative_file, require
-from tasks.io.json_files import read_object
+from tasks.io.json_files import read_object, shown
 
 # `restval` are images of COCO's val2014 that are neither in val nor in test; all use them for training.
 _SPLITS = {"train": "train", "restval": "train", "val": "val", "test": "test"}
@@ -51,7 +51,7 @@ class KarpathyFile:
         known: dict[str, Any] = expect(image, dict, where)
         require(known, "filename", str, where)
         if require(known, "split", str, where) not in _SPLITS:
-            raise DataError(f"{where}: split is {known['split']!r}; it must be one of {', '.join(_SPLITS)}")
+            raise DataError(f"{where}: split is {shown(known['split'])}; it must be one of {', '.join(_SPLITS)}")
         if "filepath" in known:
             require(known, "filepath", str, where)
         for field in ("cocoid", "imgid"):

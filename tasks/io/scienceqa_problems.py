@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -10,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from tasks import DataError, Example
-from tasks.io.json_files import kind, read_object
+from tasks.io.files import is_bare, is_file
+from tasks.io.json_files import kind, read_object, shown
 
 SPLITS = ("train", "val", "test")
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -64,9 +66,11 @@ def read_questions(folder: Path, split: str, *, captions: bool) -> list[Question
     for pid in pids:
         if pid not in problems:
             where = folder / "pid_splits.json"
-            raise DataError(f"{where}: {split} lists {pid!r}, which {path.name} lacks; remove it or add the problem")
+            raise DataError(
+                f"{where}: {split} lists {shown(pid)}, which {path.name} lacks; remove it or add the problem"
+            )
     return [
-        _question(problems[pid], pid, f"{path}: problem {pid!r}", folder / "images" / split, spoken.get(pid, ""))
+        _question(problems[pid], pid, f"{path}: problem {shown(pid)}", folder / "images" / split, spoken.get(pid, ""))
         for pid in pids
     ]
 
@@ -78,11 +82,11 @@ def check_picture_files(questions: Sequence[Question]) -> None:
         DataError: some are missing; names the first and says how many.
     """
     used = [question for question in questions if question.image is not None]
-    missing = [question for question in used if question.image is not None and not question.image.is_file()]
+    missing = [question for question in used if question.image is not None and not is_file(question.image)]
     if missing:
         count = f"{len(missing)} of {len(used)} pictures are missing"
         fix = "fetch it, or set the problem's image to null"
-        raise DataError(f"{missing[0].image}: missing picture of problem {missing[0].id!r}; {fix} ({count})")
+        raise DataError(f"{missing[0].image}: missing picture of problem {shown(missing[0].id)}; {fix} ({count})")
 
 
 def _split_pids(path: Path, split: str) -> list[str]:
@@ -100,7 +104,7 @@ def _split_pids(path: Path, split: str) -> list[str]:
         shared = set(lists[one]) & set(lists[other])
         if shared:
             first = min(shared)
-            raise DataError(f"{path}: {first!r} is in both {one} and {other}; a problem belongs to one split")
+            raise DataError(f"{path}: {shown(first)} is in both {one} and {other}; a problem belongs to one split")
     return list(lists[split])
 
 
@@ -109,10 +113,10 @@ def _check_pids(pids: object, where: str) -> None:
         raise DataError(f"{where} is {kind(pids)}; it must be a list of problem ids")
     wrong = next((pid for pid in pids if not isinstance(pid, str)), None)
     if wrong is not None:
-        raise DataError(f'{where} has {kind(wrong)} {wrong!r}; problem ids must be texts, as in "12"')
+        raise DataError(f'{where} has {kind(wrong)} {shown(wrong)}; problem ids must be texts, as in "12"')
     if len(set(pids)) < len(pids):
-        twice = next(pid for pid in pids if pids.count(pid) > 1)
-        raise DataError(f"{where} lists {twice!r} more than once; keep one")
+        twice = next(pid for pid, times in Counter(pids).items() if times > 1)
+        raise DataError(f"{where} lists {shown(twice)} more than once; keep one")
 
 
 def _read_captions(path: Path) -> Mapping[str, str]:
@@ -121,7 +125,7 @@ def _read_captions(path: Path) -> Mapping[str, str]:
         raise DataError(f'{path}: captions is {kind(captions)}; the file must be {{"captions": {{problem id: text}}}}')
     for pid, caption in captions.items():
         if not isinstance(caption, str):
-            raise DataError(f"{path}: captions: the caption of {pid!r} is {kind(caption)}; it must be a text")
+            raise DataError(f"{path}: captions: the caption of {shown(pid)} is {kind(caption)}; it must be a text")
     return captions
 
 
@@ -180,6 +184,8 @@ def _picture(value: object, pid: str, where: str, pictures: Path) -> Path | None
     if value is None:
         return None
     # A bare name, so that no data file can point outside its own folder.
-    if not isinstance(value, str) or not value or Path(value).name != value:
-        raise DataError(f"{where}: image is {value!r}; it must be a file name such as image.png, or null")
+    if not isinstance(value, str) or not is_bare(value):
+        raise DataError(f"{where}: image is {shown(value)}; it must be a file name such as image.png, or null")
+    if not is_bare(pid):
+        raise DataError(f"{where}: the id of a problem with a picture must be the name of a folder; give it a number")
     return pictures / pid / value

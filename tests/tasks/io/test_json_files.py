@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tasks import DataError
-from tasks.io.json_files import read_object
+from tasks.io.json_files import read_object, read_value, shown
 
 
 @pytest.mark.parametrize("prefix", [b"", b"\xef\xbb\xbf"])
@@ -27,6 +27,9 @@ def test_reads_utf8_with_and_without_byte_order_mark(tmp_path: Path, prefix: byt
         ("null", ["holds null"]),
         ('"x"', ["holds a text"]),
         ("true", ["holds a truth value"]),
+        ("[" * 100_000, ["nested too deep", "fetch it again"]),
+        ('{"a": ' + "9" * 5000 + "}", ["number of thousands of digits"]),
+        (r'{"a": ["\ud83d\ude00", "x\udc00"]}', [r"'x\udc00' holds half a surrogate pair", "correct it there"]),
     ],
 )
 def test_says_where_a_file_is_wrong(tmp_path: Path, text: str, parts: list[str]) -> None:
@@ -63,3 +66,17 @@ def test_other_encoding(tmp_path: Path) -> None:
     path.write_bytes('{"a": "é"}'.encode("latin-1"))
     with pytest.raises(DataError, match="not UTF-8 at byte 7"):
         read_object(path)
+
+
+def test_whole_surrogate_pairs_are_characters(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(r'["\ud83d\ude00"]')
+    assert read_value(tmp_path / "a.json") == ["😀"]
+
+
+def test_values_are_shown_short() -> None:
+    assert shown("x") == "'x'"
+    deep: list[object] = []
+    for _ in range(50_000):
+        deep = [deep]
+    assert len(shown(deep)) < 50
+    assert len(shown("x" * 1000)) < 120

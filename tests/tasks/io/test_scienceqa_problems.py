@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -179,6 +180,16 @@ def test_invalid_captions(write: Write, content: str, message: str) -> None:
     with pytest.raises(DataError) as error:
         read_questions(folder, "test", captions=True)
     assert str(error.value).startswith(f"{folder / 'captions.json'}: {message}")
+
+
+@pytest.mark.parametrize("pid", ["../../../elsewhere", "/elsewhere", "..", "a/b"])
+def test_the_id_of_a_problem_with_a_picture_leads_nowhere_else(write: Write, make_problem: Problem, pid: str) -> None:
+    folder = write({pid: make_problem(image=None)}, {"test": [pid]})
+    [question] = read_questions(folder, "test", captions=False)
+    assert question.id == pid
+    (folder / "problems.json").write_text(json.dumps({pid: make_problem()}))
+    with pytest.raises(DataError, match="must be the name of a folder; give it a number"):
+        read_questions(folder, "test", captions=False)
 
 
 def test_missing_pictures_are_named_and_counted(write: Write, make_problem: Problem) -> None:
