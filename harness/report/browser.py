@@ -111,12 +111,12 @@ def _add_pictures(shown: Sequence[dict[str, Any]], questions: Questions, most: i
 
 def thumbnail(path: Path) -> str:
     """A picture as a small JPEG in a data URI; empty where it cannot be read."""
-    from PIL import Image, UnidentifiedImageError
+    from tasks.io.pictures import BROKEN, opened
 
     try:
-        with Image.open(path) as picture:
+        with opened(path) as picture:
             small = picture.convert("RGB")
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError):
+    except BROKEN:
         return ""
     small.thumbnail((THUMBNAIL, THUMBNAIL))
     buffer = io.BytesIO()

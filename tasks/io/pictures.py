@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import struct
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,8 +50,17 @@ def norm_named(name: str, model: Normalised) -> Norm:
     return {"imagenet": IMAGENET, "clip": CLIP, "backbone": own}[name]
 
 
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""What pictures are read as; of Pillow's others some run programs of the system (EPS) or are hardly ever used."""
+MOST_PIXELS = 1024 * 1024 * 1024 // 4 // 3
+"""Of one picture: from here on Pillow warns; decoded and as RGB it takes 8 bytes of memory for each."""
+
 # All that Pillow raises on broken bytes: its own errors are OSErrors, its decoders let the others through.
-_BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, Image.DecompressionBombError)
+BROKEN = (
+    *(OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, AttributeError, ArithmeticError),
+    *(RuntimeError, MemoryError, struct.error, zlib.error),
+    *(Image.DecompressionBombError, Image.DecompressionBombWarning),
+)
 
 
 @dataclass
@@ -153,17 +164,31 @@ def read_picture(path: Path, size: int, *, square: Square = squash) -> UInt8[Ten
     """Decode, convert to RGB (transparency is dropped) and make square.
 
     Raises:
-        DataError: the picture is missing or broken.
+        DataError: the picture is missing or broken, of none of `FORMATS`, or has more than `MOST_PIXELS`.
     """
     try:
-        with Image.open(path) as picture:
+        with opened(path) as picture:
             pixels = np.array(square(picture.convert("RGB"), size))
     except FileNotFoundError:
         raise DataError(f"{path}: missing picture; fetch it again") from None
-    except _BROKEN as error:
-        reason = "not a picture" if isinstance(error, UnidentifiedImageError) else error
+    except BROKEN as error:
+        reason = f"not a picture in {', '.join(FORMATS)}" if isinstance(error, UnidentifiedImageError) else error
         raise DataError(f"{path}: picture cannot be decoded ({reason}); fetch it again") from None
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+
+
+def opened(path: Path) -> Image.Image:
+    """A picture whose pixels are read when they are used, to be closed by `with`.
+
+    Raises:
+        ValueError: it has more than `MOST_PIXELS`.
+        OSError, and the others of `BROKEN`: it is missing, broken or of none of `FORMATS`.
+    """
+    picture = Image.open(path, formats=FORMATS)
+    if picture.width * picture.height > MOST_PIXELS:
+        picture.close()
+        raise ValueError(f"{picture.width:,} x {picture.height:,} pixels are more than {MOST_PIXELS:,}")
+    return picture
 
 
 def normalise(pixels: UInt8[Tensor, "N 3 H W"], norm: Norm) -> Float[Tensor, "N 3 H W"]:

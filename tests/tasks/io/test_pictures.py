@@ -97,8 +97,17 @@ def test_check_names_the_first_bad_picture_and_counts(tmp_path: Path) -> None:
     missing = tmp_path / "missing.png"
     with pytest.raises(DataError) as error:
         PictureMemory().check([good, None, broken, missing, broken], SIZE)
-    assert str(error.value).startswith(f"{broken}: picture cannot be decoded (not a picture)")
+    assert str(error.value).startswith(f"{broken}: picture cannot be decoded (not a picture in BMP, GIF, ")
     assert "(2 of 3 pictures are bad)" in str(error.value)
+
+
+def test_a_picture_with_too_many_pixels_is_not_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = noise(tmp_path / "a.png")
+    monkeypatch.setattr("tasks.io.pictures.MOST_PIXELS", 17 * 30)
+    read_picture(path, SIZE)
+    monkeypatch.setattr("tasks.io.pictures.MOST_PIXELS", 17 * 30 - 1)
+    with pytest.raises(DataError, match=r"17 x 30 pixels are more than 509\); fetch it again"):
+        read_picture(path, SIZE)
 
 
 def test_a_checked_picture_is_not_read_again(tmp_path: Path) -> None:
