@@ -6,19 +6,24 @@ Nothing heavy is imported before a command needs it: `--help` and `list` answer 
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from harness import commands
 from harness.download.sources import DATA_SETS
+from harness.one_line import one_line, printable
 from harness.settings import UsageError
 from harness.space import SHARE
 
 USAGE, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
 _LARGEST_SEED = 2**32 - 1
+# Errors of the system that are about a name or a place that was given, beside missing permissions.
+_NAMES_AND_DISKS = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -39,8 +44,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         141: nobody reads the output any more.
     """
     argv = tuple(sys.argv[1:] if argv is None else argv)
+    # Of damaged and huge pictures Pillow says a line of its own before it gives up; the error names the file.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
-        args = parser().parse_args(argv)
+        args = parse(argv)
         args.argv = argv
         code = int(args.command(args))
         sys.stdout.flush()
@@ -52,20 +59,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("vltune: interrupted", file=sys.stderr)
         return INTERRUPTED
-    except PermissionError as error:
-        print(
-            f"vltune: error: {error.filename}: {error.strerror}; change its permissions, or name another",
-            file=sys.stderr,
-        )
-        return USAGE
     except (ValueError, RuntimeError, OSError) as error:
-        if not isinstance(error, (UsageError, *_reported())):
+        if (line := refusal(error)) is None:
             raise
-        print(f"vltune: error: {' '.join(str(error).splitlines())}", file=sys.stderr)
+        print(f"vltune: error: {line}", file=sys.stderr)
         return USAGE
 
 
-def _reported() -> tuple[type[Exception], ...]:
+def refusal(error: Exception) -> str | None:
+    """The one line that tells of a mistake in what was given; None for an error of the program's own."""
+    if isinstance(error, PermissionError):
+        return printable(f"{error.filename}: {error.strerror}; change its permissions, or name another")
+    if isinstance(error, reported()):
+        return one_line(error)
+    if isinstance(error, OSError) and error.errno in _NAMES_AND_DISKS and error.filename is not None:
+        return printable(f"{error.filename}: {error.strerror}; name another")
+    return None
+
+
+def reported() -> tuple[type[Exception], ...]:
     """The mistakes that the library reports itself; their modules are loaded only once something went wrong."""
     import methods
     import tasks
@@ -79,10 +91,22 @@ def _reported() -> tuple[type[Exception], ...]:
         paired.Incomparable,
         published.PublishedError,
     )
-    return (*own, methods.UnknownName, tasks.UnknownName, tasks.DataError)
+    return (UsageError, *own, methods.UnknownName, tasks.UnknownName, tasks.DataError)
 
 
 MINI_TASKS = ("coco_caption", "retrieval", "scienceqa")
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """What a command line says.
+
+    Raises:
+        UsageError: it cannot be understood.
+    """
+    if odd := [word for word in argv if word.startswith("--") and word.endswith("=--")]:
+        # Before Python 3.13 argparse makes an empty list of that.
+        raise UsageError(f"{odd[0]}: -- is no value; name one")
+    return parser().parse_args(argv)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -154,7 +178,9 @@ def _add_run(run: argparse.ArgumentParser) -> None:
         help="each run in a process of its own, so that its memory is its own (default: on a GPU)",
     )
     spread = run.add_mutually_exclusive_group()
-    spread.add_argument("--gpus", type=_gpus, default=(), metavar="LIST", help="such as 0,1,2,3: a run on each at a time")
+    spread.add_argument(
+        "--gpus", type=_gpus, default=(), metavar="LIST", help="such as 0,1,2,3: a run on each at a time"
+    )
     spread.add_argument("--workers", type=_count, metavar="N", help="so many runs at a time, which share the cores")
     run.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     run.add_argument(

@@ -121,7 +121,7 @@ def reproduce(args: argparse.Namespace) -> int:
     from harness.store import Store
 
     before = again.find(Store(args.results).read(), args.run_id)
-    planned = plan.build(again.arguments(before, cli.parser().parse_args, results=args.out))
+    planned = plan.build(again.arguments(before, cli.parse, results=args.out))
     from harness.run import execute
 
     if code := execute(planned):

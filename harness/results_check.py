@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from harness.one_line import printable
 from harness.record import NamedFile, Record, RecordError, cell_key, load
 from harness.store import Store
 
@@ -35,7 +36,7 @@ class Problem:
     fix: str
 
     def __str__(self) -> str:
-        return f"{_printable(str(self.path))}: {_printable(self.what)[:_LONGEST]}; {_printable(self.fix)}"
+        return f"{printable(str(self.path))}: {printable(self.what)[:_LONGEST]}; {printable(self.fix)}"
 
 
 @dataclass
@@ -73,7 +74,7 @@ def report(root: Path, problems: Sequence[Problem]) -> str:
     found = count(root)
     records = f"{found:,} record{'s' * (found != 1)}"
     verdict = f"{len(problems):,} problem{'s' * (len(problems) != 1)}" if problems else "no problem"
-    return "\n".join([*map(str, problems), f"{_printable(str(root))}: {records}, {verdict}"])
+    return "\n".join([*map(str, problems), f"{printable(str(root))}: {records}, {verdict}"])
 
 
 def _walk(top: Path, here: _Check | None) -> Iterator[tuple[Path, list[str]]]:
@@ -215,8 +216,3 @@ def _is_file(path: Path) -> bool:
         return stat.S_ISREG(path.stat().st_mode)
     except OSError:
         return False
-
-
-def _printable(text: str) -> str:
-    """One line that shows what is in it: control characters and halves of surrogate pairs are escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
