@@ -17,6 +17,9 @@ DIVISORS: dict[str, tuple[str, float]] = {
 }
 """The meter that the primary score is divided by, and how much of its unit is one."""
 
+LEAST = 1e-30
+"""No cost is smaller, unless it is none at all."""
+
 RATE = "train_tflops_per_s"
 
 
@@ -38,7 +41,7 @@ def efficiency(
         elif score is None or cost is None:
             found[name] = _reason(reasons, primary if score is None else divisor)
         else:
-            found[name] = score / (cost / one) if cost else f"{divisor} is 0"
+            found[name] = score / (cost / one) if abs(cost) >= LEAST else f"{divisor} is 0"
     flops, pace = values.get("train_flops_per_sample"), values.get("train_samples_per_s")
     if flops is None or pace is None:
         found[RATE] = _reason(reasons, "train_flops_per_sample" if flops is None else "train_samples_per_s")

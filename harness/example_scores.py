@@ -63,7 +63,7 @@ def _read(store: Store, record: Record) -> dict[str, ExampleScore]:
         return _scores(
             [line["id"] for line in lines], [line["group"] for line in lines], [float(line["score"]) for line in lines]
         )
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         path = store.folder(record) / record.predictions.file
         raise StoreError(f"{path}: not what a run writes ({error!r}); run the cell again with --fresh") from None
 

@@ -141,7 +141,11 @@ def _json_object(value: dict[str, Any]) -> dict[str, Any]:
 
 Text = Annotated[str, BeforeValidator(_encodable)]
 Name = Annotated[str, BeforeValidator(_encodable), Field(min_length=1)]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
+# Tables add, square and multiply them; 1e400, which JSON has, is no float at all.
+LARGEST: Final = 1e100
+Finite = Annotated[float, Field(allow_inf_nan=False, ge=-LARGEST, le=LARGEST)]
+Whole = Annotated[int, Field(ge=-int(LARGEST), le=int(LARGEST))]
+Count = Annotated[int, Field(ge=0, le=10**15)]
 JsonObject = Annotated[dict[str, Any], AfterValidator(_json_object)]
 
 
@@ -155,7 +159,7 @@ class Cell(_Model):
     method: Name
     task: Name
     backbone: Name
-    seed: int
+    seed: Whole
     options: JsonObject
     explicit: JsonObject = Field(default_factory=dict)
 
@@ -166,7 +170,7 @@ class MetricValue(_Model):
     value: Finite | None
     unit: Text
     goal: Literal["max", "min"]
-    n: int = Field(ge=0)
+    n: Count
     ci95: tuple[Finite, Finite] | None = None
     reason: Text | None = None
 
@@ -182,7 +186,7 @@ class MetricValue(_Model):
 class Scalar(_Model):
     """A meter read once."""
 
-    value: int | Finite
+    value: Whole | Finite
     unit: Text
 
 
@@ -192,7 +196,7 @@ class Distribution(_Model):
     median: Finite
     p20: Finite
     p80: Finite
-    n: int = Field(ge=1)
+    n: Annotated[Count, Field(ge=1)]
     unit: Text
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from harness.nesting import part
 from harness.record import Distribution, MetricValue, Record
 from harness.settings import UsageError
 from harness.tables import flatten, show
@@ -49,7 +50,7 @@ def arguments(record: Record, parse: Parse, *, results: Path) -> argparse.Namesp
     args.set = [item for item in args.set if item.partition("=")[0].strip() in record.cell.explicit]
     args.init = [item for item in args.init if item.partition("=")[0] == record.cell.method]
     # What tuning chose is run with, not chosen again.
-    chosen = record.provenance.get("tuning", {}).get("values", {})
+    chosen = part(part(record.provenance, "tuning"), "values")
     args.set += [f"{name}={value!r}" for name, value in chosen.items()]
     args.tune = args.tune_seconds = args.tune_share = None
     args.results, args.fresh, args.save, args.profile, args.tensorboard = results, True, False, False, False

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from harness.nesting import part
 from harness.settings import UsageError
 from methods import Method, Search
 from methods.blind import Blind
@@ -53,9 +54,12 @@ class Tuned:
 def recorded(records: Sequence[Record], options: Mapping[str, Any]) -> Tuned | None:
     """What the latest record of exactly this tuning says was chosen, however its own run ended."""
     for record in reversed(records):
-        report = record.provenance.get("tuning", {})
-        if record.cell.options.get("tuning") == options and report.get("values"):
-            return Tuned(dict(options), report["values"], report)
+        report = part(record.provenance, "tuning")
+        values = part(report, "values")
+        # Records come from anywhere: only numbers are settings.
+        usable = values and all(type(value) in (int, float) for value in values.values())
+        if usable and record.cell.options.get("tuning") == options:
+            return Tuned(dict(options), values, report)
     return None
 
 

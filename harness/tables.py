@@ -10,8 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from harness.efficiency import efficiency
+from harness.efficiency import LEAST, efficiency
 from harness.example_scores import Scores, no_scores
+from harness.nesting import part
 from harness.record import METERS, Cell, Distribution, MetricValue, Record, Scalar, Unavailable
 from harness.standing import Standing, standing
 from harness.stats import seed_summary
@@ -95,9 +96,10 @@ def _shown(records: Sequence[Record]) -> dict[str, Any]:
     """The shared options and the learning rate, by method where they differ."""
     common = _common(records[0])
     rates = {record.cell.method: _own(record).get("lr") for record in records}
-    if isinstance(common.get("train"), dict) and set(rates.values()) != {None}:
-        each = ", ".join(f"{method} {show(rate)}" for method, rate in sorted(rates.items()) if rate is not None)
-        common["train"]["lr"] = each if len(set(rates.values())) > 1 else next(iter(rates.values()))
+    said = {method: show(rate) for method, rate in sorted(rates.items()) if rate is not None}
+    if isinstance(common.get("train"), dict) and said:
+        same = len(said) == len(rates) and len(set(said.values())) == 1
+        common["train"]["lr"] = next(iter(rates.values())) if same else ", ".join(map(" ".join, said.items()))
     return common
 
 
@@ -167,12 +169,12 @@ def _standing(
 
 def _own(record: Record) -> dict[str, Any]:
     """What a method may choose for itself: its fields, its learning rate, and what the choice might cost."""
-    train = record.cell.options.get("train")
-    rate = {"lr": train["lr"]} if isinstance(train, dict) and "lr" in train else {}
-    budget = record.cell.options.get("tuning") or {}
+    options = record.cell.options
+    train, budget = part(options, "train"), part(options, "tuning")
+    rate = {"lr": train["lr"]} if "lr" in train else {}
     # Not what was tuned, which has another key for another first seed.
     spent = {"tuning": {name: budget.get(name) for name in ("trials", "seconds", "share")}} if budget else {}
-    return {**(record.cell.options.get("method") or {}), **rate, **spent}
+    return {**part(options, "method"), **rate, **spent}
 
 
 def _chooser(runs: Sequence[Record]) -> str:
@@ -221,8 +223,10 @@ def _aggregate(label: str, chooser: str, runs: Sequence[Record]) -> Row:
     row.values.update({name: None if isinstance(found, str) else found for name, found in derived.items()})
     row.reasons.update({name: found for name, found in derived.items() if isinstance(found, str)})
     trainable, total = row.values["trainable_params"], row.values["total_params"]
-    row.values["trainable_percent"] = 100 * trainable / total if trainable is not None and total else None
-    if row.values["trainable_percent"] is None:
+    row.values["trainable_percent"] = None
+    if trainable is not None and total is not None and abs(total) >= LEAST:
+        row.values["trainable_percent"] = 100 * trainable / total
+    else:
         reasons = (row.reasons.get("trainable_params"), row.reasons.get("total_params"), "total_params is 0")
         row.reasons["trainable_percent"] = next(filter(None, reasons))
     return row
@@ -284,7 +288,7 @@ def _random_weights(record: Record) -> bool:
 def _machine(record: Record) -> str | None:
     """What times and memory were measured on, as far as the record says."""
     gpu, cpu = record.provenance.get("gpu"), record.provenance.get("cpu")
-    if isinstance(gpu, dict) and gpu.get("names"):
+    if isinstance(gpu, dict) and isinstance(gpu.get("names"), list) and gpu["names"]:
         return " + ".join(map(str, gpu["names"]))
     return f"{cpu.get('model')}, {cpu.get('threads')} threads" if isinstance(cpu, dict) else None
 

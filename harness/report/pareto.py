@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from harness.columns import COSTS, Cost, interval, of_process, score, significant, visible
+from harness.nesting import part
 from harness.record import MetricValue, Record
 from harness.report.colours import Look
 from harness.report.wording import listed, pairs, title
@@ -78,9 +79,9 @@ def _plot(
 def _point(row: Row, cost: Cost, name: str, look: Look, by_run: Mapping[str, Record]) -> dict[str, Any]:
     low, high = row.intervals.get(name) or (None, None)
     own = by_run[row.runs[0]].cell.options
-    train = own.get("train")
-    rate = {"lr": train["lr"]} if isinstance(train, dict) and "lr" in train else {}
-    settings = pairs({**(own.get("method") or {}), **rate})
+    train = part(own, "train")
+    rate = {"lr": train["lr"]} if "lr" in train else {}
+    settings = pairs({**part(own, "method"), **rate})
     return {
         "x": _value(row, cost.key) * cost.scale,
         "y": _value(row, name),
