@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from harness.backbones import Precision
+from harness.nesting import TOO_DEEP, check_depth
 from harness.settings import UsageError, suggest
 
 FOLDER = Path(__file__).parent / "recipes"
@@ -94,8 +95,11 @@ def _read(name: str, folder: Path, *, is_base: bool = False, sourced: bool = Fal
     path = folder / f"{name}.toml"
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
+        check_depth(content)
     except (OSError, ValueError) as error:
         raise UsageError(f"{path}: {error}") from None
+    except RecursionError:
+        raise UsageError(f"{path}: {TOO_DEEP}") from None
     if sourced:
         content = _values(content, path, "")
     _check_keys(content, ("base", *_TABLES), path, "")
@@ -117,7 +121,7 @@ def _read(name: str, folder: Path, *, is_base: bool = False, sourced: bool = Fal
         raise UsageError(f"{path}: run.precision cannot be {own.precision!r}; known: {', '.join(PRECISIONS)}")
     if base is None:
         return own
-    if is_base or not isinstance(base, str) or not (folder / f"{base}.toml").is_file():
+    if is_base or base not in [path.stem for path in folder.glob("*.toml")]:
         raise UsageError(f"{path}: base must name another recipe that has no base itself, got {base!r}")
     return _overlay(_read(base, folder, is_base=True), own)
 

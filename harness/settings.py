@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import math
 import re
 import types
 import typing
@@ -12,6 +11,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+LARGEST = 1e300
+"""No number of a setting is larger; whole ones beyond it could not be computed with."""
 _BOOLS = {"true": True, "false": False}
 
 
@@ -143,6 +144,6 @@ def _number(kind: type[int] | type[float], text: str) -> int | float:
         value = kind(text)
     except ValueError:
         raise ValueError(f"expected {'an integer' if kind is int else 'a number'}, got {text!r}") from None
-    if not math.isfinite(value):
+    if not abs(value) <= LARGEST:
         raise ValueError(f"expected a finite number, got {text!r}")
     return value
