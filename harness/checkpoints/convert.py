@@ -47,7 +47,7 @@ def import_(
     model = backbones.load(dataclasses.replace(backbone, weights="random"), device="meta")
     if (reason := method.unmet(model)) is not None:
         raise CheckpointError(f"{source}: method {name} cannot be on {model.name}: {reason}; name another --backbone")
-    own.fit(found.state, _expected(method, model), where=f"{source}: for {name} on {model.name}")
+    own.fit(found.state, _expected(method, model, source), where=f"{source}: for {name} on {model.name}")
     note = f"imported from {source.name} (format {format}, sha256 {reading.sha256(source)})"
     own.save(out, method_name=name, method=method, state=found.state, backbone=model.name, note=note)
 
@@ -77,8 +77,12 @@ def _with_fields(method: Method, found: Foreign, name: str, explicit: Collection
     return settings.make(type(method), fields | said, scope=f"{source}: {name}")
 
 
-def _expected(method: Method, model: Backbone) -> Mapping[str, Tensor]:
-    attachment = method.attach(model, seed=0)
+def _expected(method: Method, model: Backbone, source: Path) -> Mapping[str, Tensor]:
+    try:
+        attachment = method.attach(model, seed=0)
+    except (RuntimeError, OverflowError, TypeError) as error:  # of sizes that no tensor can have
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"{source}: {method} cannot be on {model.name} ({reason}); correct its sizes") from error
     try:
         return attachment.state_dict()
     finally:

@@ -36,6 +36,7 @@ PARAMS, TOKENIZER = "params.json", "tokenizer.model"
 META, META_TENSORS = "meta_llama.json", "meta_llama.safetensors"
 IGNORED = "rope.freqs"
 CONTEXT = 2048
+THETA = 10_000.0
 # Without a configuration transformers 5 leaves out the space that SentencePiece puts before a text: other ids.
 TOKENIZER_CONFIG = {
     "tokenizer_class": "LlamaTokenizer",
@@ -77,10 +78,11 @@ def import_(source: Path, out: Path) -> None:
 def _params(path: Path) -> dict[str, Any]:
     params = reading.json_file(path, what=WHAT)
     for name in ("dim", "n_heads", "n_layers"):
-        if not isinstance(params.get(name), int) or params[name] < 1:
-            raise CheckpointError(f"{path}: {name} must be a whole number of at least 1, got {params.get(name)!r}")
-    if not isinstance(params.get("norm_eps"), float):
-        raise CheckpointError(f"{path}: norm_eps must be a number such as 1e-06, got {params.get('norm_eps')!r}")
+        reading.number(params, name, where=path, whole=True)
+    for name, default in (("n_kv_heads", params["n_heads"]), ("max_seq_len", CONTEXT)):
+        reading.number(params, name, where=path, default=default, whole=True)
+    for name, theta in (("norm_eps", None), ("rope_theta", THETA)):
+        reading.number(params, name, where=path, default=theta)
     if params["dim"] % params["n_heads"]:
         raise CheckpointError(f"{path}: dim {params['dim']} is no multiple of n_heads {params['n_heads']}")
     if params.get("use_scaled_rope"):
@@ -106,6 +108,8 @@ def _shape(params: Mapping[str, Any], shards: Sequence[Mapping[str, Tensor]], so
     for needed in ("tok_embeddings.weight", "output.weight", name):
         if needed not in first or first[needed].ndim != 2:
             raise CheckpointError(f"{source / 'consolidated.00.pth'}: no matrix {needed!r}; give a whole LLaMA")
+    if params["n_layers"] > len(first):
+        raise CheckpointError(f"{source / PARAMS}: n_layers {params['n_layers']} are more than consolidated.00.pth has")
     sizes = LlamaShape(
         dim=params["dim"],
         layers=params["n_layers"],
@@ -132,6 +136,10 @@ def _check(wanted: Sequence[LlamaTensor], shards: Sequence[Mapping[str, Tensor]]
                 raise CheckpointError(
                     f"{path}: {tensor.meta!r} has shape {tuple(shard[tensor.meta].shape)}, expected {expected} of "
                     f"{len(shards)} shards with this {PARAMS}; give all shards and their own {PARAMS}"
+                )
+            if shard[tensor.meta].dtype != shards[0][tensor.meta].dtype or not shard[tensor.meta].is_floating_point():
+                raise CheckpointError(
+                    f"{path}: {tensor.meta!r} is of type {shard[tensor.meta].dtype}; convert it first"
                 )
             if tensor.cut is WHOLE and not torch.equal(shard[tensor.meta], shards[0][tensor.meta]):
                 raise CheckpointError(
@@ -187,8 +195,8 @@ def _config(params: Mapping[str, Any], shape: LlamaShape, *, dtype: torch.dtype)
         "num_key_value_heads": shape.kv_heads,
         "hidden_act": "silu",
         "rms_norm_eps": params["norm_eps"],
-        "max_position_embeddings": params.get("max_seq_len", CONTEXT),
-        "rope_parameters": {"rope_type": "default", "rope_theta": float(params.get("rope_theta", 10_000.0))},
+        "max_position_embeddings": params.get("max_seq_len") or CONTEXT,
+        "rope_parameters": {"rope_type": "default", "rope_theta": float(params.get("rope_theta") or THETA)},
         "attention_bias": False,
         "mlp_bias": False,
         "tie_word_embeddings": False,

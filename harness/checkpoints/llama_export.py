@@ -17,8 +17,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from harness.checkpoints import CheckpointError, reading, writing
-from harness.checkpoints.llama import IGNORED, META, META_TENSORS, PARAMS, TOKENIZER, part_shape
+from harness.checkpoints.llama import IGNORED, META, META_TENSORS, PARAMS, THETA, TOKENIZER, part_shape
 from harness.checkpoints.llama_names import COLUMN, ROW, WHOLE, LlamaShape, LlamaTensor, tensors, to_pairs
+from tasks.io.files import is_bare
 
 WHAT = "a Hugging Face Llama folder with config.json and safetensors weights"
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
@@ -45,8 +46,10 @@ def export(source: Path, out: Path) -> None:
     config = reading.json_file(source / "config.json", what=WHAT)
     shape = _shape(config, source / "config.json")
     shards, embedding_cut, params = _meta(source, shape, config)
-    wanted = tensors(shape, embedding_cut=embedding_cut)
     files = _files(source)
+    if shape.layers > len(files):
+        raise CheckpointError(f"{source / 'config.json'}: has more layers ({shape.layers}) than there are weights")
+    wanted = tensors(shape, embedding_cut=embedding_cut)
     _check(wanted, files, shards, tied=bool(config.get("tie_word_embeddings")), source=source)
     extra = reading.safetensors_file(source / META_TENSORS, what=WHAT) if (source / META_TENSORS).is_file() else {}
     with writing.new_folder(out) as beside:
@@ -63,7 +66,7 @@ def export(source: Path, out: Path) -> None:
 def _shape(config: Mapping[str, Any], path: Path) -> LlamaShape:
     if config.get("model_type") != "llama":
         raise CheckpointError(f"{path}: model_type is {config.get('model_type')!r}, not 'llama'; give {WHAT}")
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    rope = _rope(config, path)
     for name, value in (
         ("rope_type", rope.get("rope_type", "default")),
         ("hidden_act", config.get("hidden_act", "silu")),
@@ -75,35 +78,43 @@ def _shape(config: Mapping[str, Any], path: Path) -> LlamaShape:
             raise CheckpointError(f"{path}: {name} is set, which Meta's layout has no tensors for")
     config = {"num_key_value_heads": config.get("num_attention_heads"), **config}
     for name in SIZES.values():
-        if not isinstance(config.get(name), int) or config[name] < 1:
-            raise CheckpointError(f"{path}: {name} must be a whole number of at least 1, got {config.get(name)!r}")
+        reading.number(config, name, where=path, whole=True)
     shape = LlamaShape(**{ours: config[name] for ours, name in SIZES.items()})
-    head_dim = config.get("head_dim") or shape.head_dim
+    if shape.dim % shape.heads:
+        raise CheckpointError(f"{path}: hidden_size {shape.dim} is no multiple of {shape.heads} heads")
+    head_dim = reading.number(config, "head_dim", where=path, default=shape.head_dim, whole=True)
     if head_dim * shape.heads != shape.dim:
         raise CheckpointError(f"{path}: head_dim {head_dim} x {shape.heads} heads is not hidden_size {shape.dim}")
     return shape
+
+
+def _rope(config: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if not isinstance(rope, dict):
+        raise CheckpointError(f"{path}: rope_parameters must be an object, got {rope!r}")
+    return rope
 
 
 def _meta(source: Path, shape: LlamaShape, config: Mapping[str, Any]) -> tuple[int, int, dict[str, Any]]:
     """Shards, the cut of the embeddings and `params.json`: as they were, or one shard and what the config says."""
     path = source / META
     if not path.is_file():
-        return 1, ROW, _params(shape, config)
+        return 1, ROW, _params(shape, config, source / "config.json")
     found = reading.json_file(path, what=WHAT)
     shards, cut, params = (found.get(name) for name in ("shards", "embedding_cut", "params"))
-    if not isinstance(shards, int) or shards < 1 or cut not in (COLUMN, ROW) or not isinstance(params, dict):
+    if type(shards) is not int or shards < 1 or cut not in (COLUMN, ROW) or not isinstance(params, dict):
         raise CheckpointError(f"{path}: not as vltune wrote it; delete it to get a single shard")
     return shards, cut, params
 
 
-def _params(shape: LlamaShape, config: Mapping[str, Any]) -> dict[str, Any]:
+def _params(shape: LlamaShape, config: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """Meta computes the width of the FFN from `multiple_of` (and, since LLaMA 2, `ffn_dim_multiplier`)."""
     params: dict[str, Any] = {
         "dim": shape.dim,
         "multiple_of": MULTIPLE,
         "n_heads": shape.heads,
         "n_layers": shape.layers,
-        "norm_eps": float(config.get("rms_norm_eps", 1e-6)),
+        "norm_eps": float(reading.number(config, "rms_norm_eps", where=path, default=1e-6)),
         "vocab_size": shape.vocab,
     }
     plain = 8 * shape.dim // 3
@@ -112,9 +123,10 @@ def _params(shape: LlamaShape, config: Mapping[str, Any]) -> dict[str, Any]:
         params["ffn_dim_multiplier"] = (shape.ffn + 0.5) / plain  # Meta rounds down
     if shape.kv_heads != shape.heads:
         params["n_kv_heads"] = shape.kv_heads
-    rope = config.get("rope_parameters") or {}
-    theta = float(rope.get("rope_theta", config.get("rope_theta", 10_000.0)))
-    return params if theta == 10_000.0 else params | {"rope_theta": theta}
+    rope = _rope(config, path)
+    holder = rope if "rope_theta" in rope else config
+    theta = float(reading.number(holder, "rope_theta", where=path, default=THETA))
+    return params if theta == THETA else params | {"rope_theta": theta}
 
 
 def _files(source: Path) -> dict[str, Any]:
@@ -123,6 +135,8 @@ def _files(source: Path) -> dict[str, Any]:
         names = reading.json_file(source / INDEX, what=WHAT).get("weight_map")
         if not isinstance(names, dict):
             raise CheckpointError(f"{source / INDEX}: holds no weight_map; {reading.CUT}")
+        if odd := [file for file in names.values() if not isinstance(file, str) or not is_bare(file)]:
+            raise CheckpointError(f"{source / INDEX}: {odd[0]!r} is no file of this folder; {reading.CUT}")
     else:
         names = dict.fromkeys(_open(source / SINGLE).keys(), SINGLE)
     opened = {file: _open(source / file) for file in set(names.values())}

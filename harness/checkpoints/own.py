@@ -131,7 +131,9 @@ def fit(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], *, where: s
                 f"{where}: {name!r} has shape {tuple(tensor.shape)}, expected {tuple(expected[name].shape)}; {advice}"
             )
     for name, tensor in state.items():
-        if not torch.isfinite(tensor).all():
+        if not tensor.is_floating_point():
+            raise CheckpointError(f"{where}: {name!r} holds {tensor.dtype} and not fractions; take another checkpoint")
+        if not torch.isfinite(tensor.float()).all():
             raise CheckpointError(f"{where}: {name!r} holds NaN or infinity; take an earlier checkpoint")
 
 
@@ -142,8 +144,8 @@ def _method(found: _Description, path: Path) -> Method:
             name: _typed(hints.get(name, Any), _tuples(value), f"fields.{name}") for name, value in found.fields.items()
         }
         return methods.get(found.method, **fields)
-    except ValueError as error:
-        raise CheckpointError(f"{path}: {error}") from None
+    except (ValueError, TypeError) as error:  # of `blind` also the fields of another method
+        raise CheckpointError(f"{path}: {error}; take the fields that the method has") from None
 
 
 def _typed(hint: Any, value: Any, name: str) -> Any:

@@ -10,6 +10,7 @@ import re
 import struct
 import warnings
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,15 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from harness.checkpoints import CheckpointError
+from harness.nesting import TOO_DEEP, check_depth
 
+LARGEST = 10**15
+"""No size or constant of a model's configuration is larger."""
 CUT = "it is of another kind, cut off or damaged; copy it again"
-DAMAGED = (RuntimeError, OSError, EOFError, ValueError, LookupError, AttributeError, TypeError, struct.error)
+DAMAGED = (
+    *(RuntimeError, OSError, EOFError, ValueError, LookupError, AttributeError, TypeError, AssertionError),
+    *(ArithmeticError, struct.error, zipfile.BadZipFile, zlib.error),
+)
 """What torch.load raises for damaged files, depending on where they are."""
 
 
@@ -37,9 +44,12 @@ def torch_file(path: Path, *, what: str) -> Any:
     """
     check_file(path, what=what)
     try:
+        zipped = zipfile.is_zipfile(path)
+        if zipped:
+            _check_members(path)
         with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of torch, about pickles of other protocols; whether they load shows
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except (*DAMAGED, pickle.UnpicklingError) as error:
         needed = re.search(r"GLOBAL ([\w.]+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
         if needed is None:
@@ -66,7 +76,28 @@ def named_tensors(path: Path, *, what: str) -> dict[str, Tensor]:
     for name, value in state.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
             raise CheckpointError(f"{path}: {name!r} is a {type(value).__name__}, not a tensor; give {what}")
+        check_tensor(name, value, path)
     return {name.removeprefix("module."): tensor for name, tensor in state.items()}
+
+
+def check_tensor(name: str, tensor: Tensor, path: Path) -> None:
+    """Refuse what is no array of numbers, or claims more of them than its file holds.
+
+    Raises:
+        CheckpointError: a sparse, quantised or nested tensor, one without numbers, or one that repeats them.
+    """
+    if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_nested or tensor.is_meta:
+        raise CheckpointError(f"{path}: {name!r} is no plain array of numbers; save it as one")
+    if tensor.numel() * tensor.element_size() > path.stat().st_size:
+        raise CheckpointError(f"{path}: {name!r} claims shape {tuple(tensor.shape)}, more than the file holds; {CUT}")
+
+
+def _check_members(path: Path) -> None:
+    """Torch packs nothing in its zip files, and takes the memory that a member claims to need."""
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.infolist():
+            if member.file_size > path.stat().st_size:
+                raise ValueError(f"{member.filename!r} claims more bytes than the file has")
 
 
 def safetensors_file(path: Path, *, what: str) -> dict[str, Tensor]:
@@ -78,7 +109,7 @@ def safetensors_file(path: Path, *, what: str) -> dict[str, Tensor]:
     check_file(path, what=what)
     try:
         return load_file(path)
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, *DAMAGED) as error:
         raise CheckpointError(f"{path}: no readable safetensors file ({error}); {CUT}") from error
 
 
@@ -90,12 +121,35 @@ def json_file(path: Path, *, what: str) -> dict[str, Any]:
     """
     check_file(path, what=what)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        check_depth(content)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: no readable JSON ({error}); {CUT}") from error
+    except RecursionError:
+        raise CheckpointError(f"{path}: no readable JSON ({TOO_DEEP}); {CUT}") from None
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: holds no JSON object; give {what}")
     return content
+
+
+def number(values: Mapping[str, Any], name: str, *, where: Path, default: Any = None, whole: bool = False) -> Any:
+    """`values[name]`, known to be a positive number of a usual size; `default` where there is none or null.
+
+    Raises:
+        CheckpointError: anything else.
+    """
+    value = values.get(name)
+    if value is None:
+        value = default
+    wanted = (int,) if whole else (int, float)
+    if type(value) not in wanted or not 0 < value <= LARGEST:
+        kind = "a whole number of at least 1" if whole else "a number above 0 such as 1e-06"
+        raise CheckpointError(f"{where}: {name} must be {kind}, got {value!r}")
+    return value
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def check_file(path: Path, *, what: str) -> None:

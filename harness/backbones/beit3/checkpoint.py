@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,15 +56,14 @@ def read(path: Path, expected: Mapping[str, Tensor]) -> Weights:
     if ignored:
         logger.warning("%s: ignored, as no part of the encoder: %s", path, _listed(ignored))
     encoder = {name: own[PREFIX + name] for name in expected}
-    encoder[VISION_POSITIONS] = resize_positions(encoder[VISION_POSITIONS], len(expected[VISION_POSITIONS]))
+    _check_numbers(path, {PREFIX + name: tensor for name, tensor in encoder.items()} | head)
+    width = expected[VISION_POSITIONS].shape[1]
+    if encoder[VISION_POSITIONS].shape[1:] == (width,):
+        encoder[VISION_POSITIONS] = resize_positions(encoder[VISION_POSITIONS], len(expected[VISION_POSITIONS]))
     for name, tensor in encoder.items():
-        if tensor.shape != expected[name].shape:
-            raise BackboneError(
-                f"{path}: {PREFIX}{name} has shape {tuple(tensor.shape)}, expected {tuple(expected[name].shape)}; "
-                "take the backbone of the checkpoint's size"
-            )
-        if not torch.isfinite(tensor).all():
-            raise BackboneError(f"{path}: {PREFIX}{name} holds NaN or infinity; download the weights again")
+        _check_shape(path, PREFIX + name, tensor, expected[name].shape)
+    for name, tensor in head.items():
+        _check_shape(path, name, tensor, () if name == "logit_scale" else (width, width))
     return Weights(encoder, head or None)
 
 
@@ -102,6 +101,22 @@ def _tensors(path: Path) -> dict[str, Tensor]:
         return reading.named_tensors(path, what=what)
     except CheckpointError as error:
         raise BackboneError(str(error)) from error
+
+
+def _check_numbers(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point():
+            raise BackboneError(f"{path}: {name} holds {tensor.dtype} and not fractions; take the official weights")
+        if not torch.isfinite(tensor.float()).all():
+            raise BackboneError(f"{path}: {name} holds NaN or infinity; download the weights again")
+
+
+def _check_shape(path: Path, name: str, tensor: Tensor, expected: Sequence[int]) -> None:
+    if tensor.shape != tuple(expected):
+        raise BackboneError(
+            f"{path}: {name} has shape {tuple(tensor.shape)}, expected {tuple(expected)}; "
+            "take the backbone of the checkpoint's size"
+        )
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -187,7 +187,7 @@ def test_shards_that_do_not_fit(
         ({"dim": None}, "dim must be a whole number of at least 1, got None"),
         ({"n_layers": 0}, "n_layers must be a whole number of at least 1, got 0"),
         ({"n_heads": 5}, "dim 32 is no multiple of n_heads 5"),
-        ({"norm_eps": None}, "norm_eps must be a number such as 1e-06, got None"),
+        ({"norm_eps": None}, "norm_eps must be a number above 0 such as 1e-06, got None"),
         ({"use_scaled_rope": True}, "use_scaled_rope (LLaMA 3.1) is not read"),
         ({"dim": 64}, "00.pth: 'tok_embeddings.weight' has shape (40, 16), expected (40, 32) of 2 shards"),
         ({"n_layers": 3}, "00.pth: lacks 'layers.2.attention.wk.weight'"),
