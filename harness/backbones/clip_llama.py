@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from huggingface_hub import snapshot_download
-from safetensors import SafetensorError
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     CLIPVisionConfig,
@@ -30,7 +24,7 @@ from transformers import (
     SiglipVisionModel,
 )
 
-from harness.backbones import BackboneError, BackboneSpec, Precision, names
+from harness.backbones import BackboneError, BackboneSpec, Precision, folders, names
 from harness.backbones.decoder import DecoderModel, Normalisation
 from harness.backbones.encoding import TextEncoder
 from harness.backbones.vision import VisionTower
@@ -41,6 +35,7 @@ CLIP = Normalisation((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.2613025
 IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALF = Normalisation((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 DINOV2_IMAGE_SIZE = 224  # its config names 518; position embeddings are interpolated, as in its own evaluations
+MOST_LAYERS = 1_000  # of random weights, which no file limits
 MINI_WEIGHTS = Path(__file__).parent / "mini" / "weights"
 
 _LLAMA = {"vocab_size": 32000, "max_position_embeddings": 2048}
@@ -96,9 +91,23 @@ def load(spec: BackboneSpec, *, device: str, precision: Precision, cache: Path) 
     tower = VisionTower(encoder, image_size=image_size(encoder.config))
     pair = f"{Path(spec.llm).name}+{Path(spec.vision).name}" if spec.llm and spec.vision else None
     name = spec.name if pair is None or spec.name in names() else pair
-    text = TextEncoder(tokenizer, max_length=llm.config.max_position_embeddings)
-    folders = () if spec.weights == "random" or sources is None else tuple(map(_folder, sources))
-    return DecoderModel(name, llm, tower, text, images, folders)
+    text = _text(tokenizer, llm, source=spec.name if sources is None else sources[0])
+    places = () if spec.weights == "random" or sources is None else tuple(map(folders.folder, sources))
+    return DecoderModel(name, llm, tower, text, images, places)
+
+
+def _text(tokenizer: PreTrainedTokenizerBase, llm: PreTrainedModel, *, source: str) -> TextEncoder:
+    """The tokenizer, once used: what is wrong with it is to be found before any run."""
+    with folders.readable(source, "tokenizer"):
+        text = TextEncoder(tokenizer, max_length=llm.config.max_position_embeddings)
+        text.length("a text", " and more")
+        rows = len(getattr(llm.get_input_embeddings(), "weight", ()))
+    special = [*text.bos, *text.eos, text.pad_id]
+    if odd := [number for number in special if not 0 <= number < rows]:
+        raise BackboneError(
+            f"{source}: the tokenizer has a special token {odd[0]}, the model {rows} tokens; take its own"
+        )
+    return text
 
 
 def _sources(spec: BackboneSpec, cache: Path) -> tuple[str, str] | None:
@@ -112,7 +121,7 @@ def _sources(spec: BackboneSpec, cache: Path) -> tuple[str, str] | None:
 
         try:
             llm, vision = smol_weights.ensure(cache / "smol")
-        except smol_weights.BackboneUnavailable as error:
+        except (smol_weights.BackboneUnavailable, ValueError) as error:
             raise BackboneError(str(error)) from error
         return str(llm), str(vision)
     return None
@@ -124,12 +133,13 @@ def load_llm(source: str, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrain
     Raises:
         BackboneError: see `harness.backbones.load`.
     """
-    config = _config(source)
+    config = folders.config(source)
     if config.model_type not in LLM_TYPES:
         raise BackboneError(f"{source}: model type {config.model_type!r} is not one of {', '.join(LLM_TYPES)}")
-    with _readable(source, "tokenizer"):
-        tokenizer = AutoTokenizer.from_pretrained(source)
-    return _weights(AutoModelForCausalLM, source, dtype), tokenizer
+    with folders.readable(source, "tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    folders.check_claims(source, config, AutoModelForCausalLM.from_config)
+    return folders.weights(AutoModelForCausalLM, source, dtype), tokenizer
 
 
 def load_vision(source: str, dtype: torch.dtype) -> tuple[PreTrainedModel, Normalisation]:
@@ -138,9 +148,10 @@ def load_vision(source: str, dtype: torch.dtype) -> tuple[PreTrainedModel, Norma
     Raises:
         BackboneError: see `harness.backbones.load`.
     """
-    config = _config(source)
+    config = folders.config(source)
     family = _family(config, source)
-    return _weights(family.encoder, source, dtype), _normalisation(source, family.images)
+    folders.check_claims(source, getattr(config, "vision_config", config), family.encoder._from_config)
+    return folders.weights(family.encoder, source, dtype), folders.normalisation(source, family.images)
 
 
 @dataclass(frozen=True)
@@ -179,10 +190,14 @@ def _random(
         vision_config = DINOV2_SMALL if spec.name == "smol" else VIT_L14
         family = _family(vision_config, spec.name)
     else:
-        llm_config, vision_config = _config(sources[0]), _config(sources[1])
+        llm_config, vision_config = folders.config(sources[0]), folders.config(sources[1])
         family = _family(vision_config, sources[1])
         vision_config = getattr(vision_config, "vision_config", vision_config)
-    with torch.random.fork_rng(devices=[]), torch.device(device):
+    label = spec.name if sources is None else " and ".join(sources)
+    with folders.readable(label, "config"), torch.random.fork_rng(devices=[]), torch.device(device):
+        for config in (llm_config, vision_config):
+            if config.num_hidden_layers > MOST_LAYERS:
+                raise BackboneError(f"{label}: {config.num_hidden_layers} layers are more than {MOST_LAYERS:,}")
         torch.default_generator.manual_seed(0)
         llm = AutoModelForCausalLM.from_config(llm_config, dtype=dtype)
         encoder = family.encoder._from_config(vision_config, dtype=dtype)
@@ -197,56 +212,3 @@ def byte_tokenizer() -> PreTrainedTokenizerBase:
     tokenizer.decoder = decoders.ByteLevel()
     special = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
-
-
-def _folder(source: str) -> Path:
-    """Where the files of a source lie: itself, or the hub's local snapshot."""
-    path = Path(source).expanduser()
-    return path if path.is_dir() else Path(snapshot_download(source, local_files_only=True))
-
-
-def _config(source: str) -> PretrainedConfig:
-    folder = Path(source).expanduser()
-    if folder.is_dir() and not (folder / "config.json").is_file():
-        raise BackboneError(f"{folder}: no config.json; point at a Hugging Face model folder")
-    if not folder.is_dir() and (source.startswith((".", "/", "~")) or source.count("/") > 1):
-        raise BackboneError(f"{folder}: no such folder; give a Hugging Face model folder or a hub id")
-    with _readable(source, "config"):
-        return AutoConfig.from_pretrained(source)  # type: ignore[no-any-return]
-
-
-@contextlib.contextmanager
-def _readable(source: str, part: str) -> Iterator[None]:
-    """Turn what Hugging Face raises for an unusable folder or id into one line."""
-    try:
-        yield
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise BackboneError(
-            f"{source}: cannot read its {part} ({first}); give a complete local folder, or download it first"
-        ) from error
-
-
-def _weights(family: Any, source: str, dtype: torch.dtype) -> PreTrainedModel:
-    with _readable(source, "safetensors weights"):
-        model, info = family.from_pretrained(source, dtype=dtype, use_safetensors=True, output_loading_info=True)
-    if info["missing_keys"]:
-        missing = sorted(info["missing_keys"])
-        raise BackboneError(f"{source}: weights lack {missing[0]!r} (and {len(missing) - 1} more)")
-    for name, parameter in model.named_parameters():
-        if not torch.isfinite(parameter).all():
-            raise BackboneError(f"{source}: {name!r} holds NaN or infinity; download the weights again")
-    return model  # type: ignore[no-any-return]
-
-
-def _normalisation(source: str, default: Normalisation) -> Normalisation:
-    """The image constants of `preprocessor_config.json`, or the family's."""
-    path = Path(source) / "preprocessor_config.json"
-    if not path.is_file():
-        return default
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        mean, std = found.get("image_mean", default.mean), found.get("image_std", default.std)
-        return Normalisation(tuple(map(float, mean)), tuple(map(float, std)))  # type: ignore[arg-type]
-    except (ValueError, TypeError, AttributeError) as error:
-        raise BackboneError(f"{path}: not a preprocessor configuration ({error})") from error

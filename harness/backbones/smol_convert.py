@@ -6,8 +6,9 @@ directory is loaded back once and checked key by key before it counts as made.
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
+    AutoConfig,
     Dinov2Config,
     Dinov2Model,
     LlamaConfig,
@@ -24,6 +26,8 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
+
+from harness.backbones.folders import check_claims
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -75,15 +79,25 @@ def convert_llm(gguf_file: Path, out: Path) -> None:
     4-bit source. config.json says float32, so a plain `from_pretrained` computes in float32.
 
     Raises:
-        ValueError: another architecture or tokenizer family, or the directory does not load key by key.
+        ValueError: another architecture or tokenizer family, a damaged file, or the directory does not load key by key.
     """
+    with _legible(gguf_file):
+        fields, state = _read_gguf(gguf_file)
+        llama_config(fields, tied="lm_head.weight" not in state).save_pretrained(out)
+        save_file(state, out / "model.safetensors", metadata={"format": "pt"})
+        smollm_tokenizer(fields).save_pretrained(out)
+        check_loads(LlamaForCausalLM, out)
+
+
+def _read_gguf(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """The metadata of a file, and its tensors under Hugging Face's names."""
     import gguf
 
-    reader = gguf.GGUFReader(gguf_file)
+    reader = gguf.GGUFReader(path)
     fields = {name: field.contents() for name, field in reader.fields.items()}
     architecture = (fields.get("general.architecture"), fields.get("tokenizer.ggml.pre"))
     if architecture != ("llama", "smollm"):
-        raise ValueError(f"{gguf_file.name} must be a llama GGUF with the smollm tokenizer, got {architecture}")
+        raise ValueError(f"{path.name} must be a llama GGUF with the smollm tokenizer, got {architecture}")
     state = {}
     for tensor in reader.tensors:
         array = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
@@ -92,25 +106,36 @@ def convert_llm(gguf_file: Path, out: Path) -> None:
         elif tensor.name.endswith("attn_k.weight"):
             array = unpermute_rope(array, fields["llama.attention.head_count_kv"])
         state[gguf_key(tensor.name)] = torch.tensor(array).to(torch.float16)
-    llama_config(fields, tied="lm_head.weight" not in state).save_pretrained(out)
-    save_file(state, out / "model.safetensors", metadata={"format": "pt"})
-    smollm_tokenizer(fields).save_pretrained(out)
-    check_loads(LlamaForCausalLM, out)
+    return fields, state
 
 
 def convert_vision(onnx_file: Path, out: Path, *, config: Mapping[str, Any] = DINOV2_SMALL) -> None:
     """Write a Dinov2Model directory, in float32 as in the file, from an ONNX export that holds one as `backbone`.
 
     Raises:
-        ValueError: the graph does not hold the weights that `config` asks for, key by key.
+        ValueError: a damaged file, or the graph does not hold the weights that `config` asks for, key by key.
     """
     import onnx
 
-    state = dinov2_state(onnx.load(onnx_file))
-    Dinov2Config(**config, architectures=["Dinov2Model"], dtype="float32").save_pretrained(out)
-    save_file(state, out / "model.safetensors", metadata={"format": "pt"})
-    (out / "preprocessor_config.json").write_text(json.dumps(PREPROCESSOR, indent=2) + "\n", encoding="utf-8")
-    check_loads(Dinov2Model, out)
+    with _legible(onnx_file):
+        # Weights in files of their own, which the graph may name, would be looked for anywhere.
+        state = dinov2_state(onnx.load(onnx_file, load_external_data=False))
+        Dinov2Config(**config, architectures=["Dinov2Model"], dtype="float32").save_pretrained(out)
+        save_file(state, out / "model.safetensors", metadata={"format": "pt"})
+        (out / "preprocessor_config.json").write_text(json.dumps(PREPROCESSOR, indent=2) + "\n", encoding="utf-8")
+        check_loads(Dinov2Model, out)
+
+
+@contextlib.contextmanager
+def _legible(path: Path) -> Iterator[None]:
+    """Turn what gguf, onnx and transformers raise on a damaged file into an error that names it."""
+    try:
+        yield
+    except OSError:  # of the disk
+        raise
+    except Exception as error:
+        reason = str(error) or type(error).__name__
+        raise ValueError(f"{path.name} cannot be converted ({reason}); fetch it again") from error
 
 
 def gguf_key(name: str) -> str:
@@ -222,6 +247,7 @@ def check_loads(model: type[PreTrainedModel], folder: Path) -> None:
     Raises:
         ValueError: anything does not fit; the message names the keys.
     """
+    check_claims(str(folder), AutoConfig.from_pretrained(folder), model._from_config)
     options: dict[str, Any] = {"dtype": torch.float32, "output_loading_info": True, "local_files_only": True}
     loaded: Any = model.from_pretrained(folder, ignore_mismatched_sizes=True, **options)  # reported, not raised
     wrong = {kind: sorted(map(str, keys)) for kind, keys in loaded[1].items() if keys}

@@ -6,24 +6,39 @@ inside each wheel is used; neither package, nor what it depends on, is installed
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import importlib.metadata
 import importlib.util
 import json
+import lzma
 import os
 import platform
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
 import time
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 STAMP = "CONVERTED.json"
 WHEELS_ENV = "VLTUNE_WHEELS"
 INSTALL_HINT = "pip install 'vltune[smol]'"
+# What zipfile raises on bytes that are no archive, beside OSErrors without a number or of a place before its beginning.
+_BROKEN = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    RuntimeError,
+    ValueError,
+    LookupError,
+    struct.error,
+)
 _STALE_S = 24 * 3600.0  # a work folder this old belongs to a conversion that was killed, not to one that is running
 
 
@@ -131,14 +146,20 @@ def extract(archive: Path, member: str, into: Path) -> Path:
     """Copy one member of a wheel into the folder `into` under its base name; paths in the archive are never followed.
 
     Raises:
-        ValueError: the wheel has no such member.
+        ValueError: the wheel has no such member, or is damaged.
     """
     target = into / Path(member).name
-    with zipfile.ZipFile(archive) as wheel:
-        if member not in wheel.namelist():
-            raise ValueError(f"{archive.name} must hold {member}, got {sorted(wheel.namelist())}")
-        with wheel.open(member) as source, target.open("wb") as copy:
-            shutil.copyfileobj(source, copy, 1 << 20)
+    try:
+        with zipfile.ZipFile(archive) as wheel:
+            if member not in wheel.namelist():
+                raise ValueError(f"it must hold {member}, got {sorted(wheel.namelist())}")
+            with wheel.open(member) as source, target.open("wb") as copy:
+                shutil.copyfileobj(source, copy, 1 << 20)
+    except (*_BROKEN, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # of the disk
+            raise
+        reason = str(error) or type(error).__name__
+        raise ValueError(f"{archive.name}: {member} cannot be taken out ({reason}); fetch it again") from error
     return target
 
 
