@@ -11,6 +11,7 @@ import torch
 
 from harness import backbones, example_scores, isolation, space, tensorboard, tune
 from harness.choices import Choices
+from harness.columns import visible
 from harness.measure import measure
 from harness.plan import CellPlan, Plan
 from harness.prepare import TaskData
@@ -38,7 +39,7 @@ def run(
     claim = Claims(bench.plan.results).take(key(bench, cell))
     if not isinstance(claim, Claim):
         if not quiet:
-            who = f"process {claim.get('pid')} on {claim.get('host')}"
+            who = visible(f"process {claim.get('pid')} on {claim.get('host')}")
             say(f"{title(bench, cell, number)}: left to {who}, which runs it")
         return cell, ELSEWHERE
     try:

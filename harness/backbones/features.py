@@ -17,6 +17,8 @@ from torch import Tensor
 
 FREE_SHARE = 0.5  # of the disk's free space that features may take
 KEY_BYTES, CHECK_BYTES = 32, 4
+# All that files of another program may lead to; RecursionError is a RuntimeError.
+_UNUSABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, OverflowError)
 
 
 class FeatureStore:
@@ -26,8 +28,9 @@ class FeatureStore:
     beyond half of the disk's free space, are computed anew each time.
 
     Under a name the files stay, for a process that goes on with the same training: `features` holds the rows, `index`
-    a line of JSON (dtype, shape and number of rows) and then for each row the key of its picture and a checksum, those
-    of one batch in a single write. Only one process at a time may use a name.
+    a line of JSON (dtype, and shape with the number of rows) with its checksum, and then for each row the key of its
+    picture and a checksum, those of one batch in a single write. What is damaged is made anew. Only one process at a
+    time may use a name.
     """
 
     def __init__(self, folder: Path, *, capacity: int, name: str | None = None) -> None:
@@ -35,14 +38,13 @@ class FeatureStore:
         self._temporary = None
         if name is None:
             self._temporary = tempfile.TemporaryDirectory(dir=folder, prefix="features-", ignore_cleanup_errors=True)
-        self._folder = folder / name if self._temporary is None else Path(self._temporary.name)
-        self._folder.mkdir(exist_ok=True)
-        self._capacity = capacity
+        self._folder = folder / str(name) if self._temporary is None else Path(self._temporary.name)
+        self._limit = self._capacity = capacity
         self._rows: dict[bytes, int] = {}
         self._kept = torch.empty(0)
         self._index: IO[bytes] | None = None
-        if self._temporary is None:
-            self._reopen()
+        if self._temporary is None and not self._reopen():
+            self._start_over()
 
     def features(
         self, pixels: Float[Tensor, "N 3 H W"], keys: Sequence[bytes], compute: Callable[[Tensor], Tensor]
@@ -52,6 +54,9 @@ class FeatureStore:
         if not fresh:
             return self._kept[[self._rows[key] for key in keys]].to(pixels.device)
         made = compute(pixels[list(fresh.values())])
+        if self._kept.numel() and (made.dtype, made.shape[1:]) != (self._kept.dtype, self._kept.shape[1:]):
+            self._start_over()  # what was kept is of another tower
+            return self.features(pixels, keys, compute)
         places = {key: place for place, key in enumerate(fresh)}
         known = self._rows.copy()
         self._add(places, made)
@@ -88,38 +93,56 @@ class FeatureStore:
         if self._temporary is None:
             self._index = (self._folder / "index").open("wb", buffering=0)
             shape = {"dtype": str(made.dtype).removeprefix("torch."), "shape": [rows, *made.shape[1:]]}
-            self._index.write(json.dumps(shape).encode() + b"\n")
+            self._index.write(_header(json.dumps(shape).encode()))
 
     def _map(self, dtype: torch.dtype, shape: Sequence[int]) -> None:
         size = torch.Size(shape)
         kept = torch.from_file(str(self._folder / "features"), shared=True, size=size.numel(), dtype=dtype)
         self._kept = kept.view(size)
 
-    def _reopen(self) -> None:
+    def _start_over(self) -> None:
+        """Forget what is kept under this name, whatever lies there."""
+        self._rows, self._kept, self._capacity = {}, torch.empty(0), self._limit
+        if self._index is not None:
+            self._index.close()
+        if self._folder.is_dir() and not self._folder.is_symlink():
+            shutil.rmtree(self._folder)
+        self._folder.unlink(missing_ok=True)
+        self._folder.mkdir()
+
+    def _reopen(self) -> bool:
         """Go on with what an earlier process left under this name, up to the first row that is damaged."""
         try:
-            header, _, entries = (self._folder / "index").read_bytes().partition(b"\n")
+            line, _, entries = (self._folder / "index").read_bytes().partition(b"\n")
+            header, _, _ = line.rpartition(b" ")
+            if line + b"\n" != _header(header):
+                return False
             found = json.loads(header)
             dtype, shape = getattr(torch, found["dtype"]), [int(size) for size in found["shape"]]
             whole = torch.Size(shape).numel() * dtype.itemsize == (self._folder / "features").stat().st_size
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            return
-        if not whole:
-            return
-        self._map(dtype, shape)
+            if not whole or min(shape) < 1:
+                return False
+            self._map(dtype, shape)
+            for row, (key, check) in enumerate(_entries(entries)):
+                if row >= len(self._kept) or _checksum(self._kept[row]) != check:
+                    break
+                self._rows[key] = row
+            self._index = (self._folder / "index").open("r+b", buffering=0)
+        except _UNUSABLE:
+            return False
         self._capacity = shape[0]
-        for row, (key, check) in enumerate(_entries(entries)):
-            if row >= len(self._kept) or _checksum(self._kept[row]) != check:
-                break
-            self._rows[key] = row
-        self._index = (self._folder / "index").open("r+b", buffering=0)
-        self._index.truncate(len(header) + 1 + len(self._rows) * (KEY_BYTES + CHECK_BYTES))
+        self._index.truncate(len(line) + 1 + len(self._rows) * (KEY_BYTES + CHECK_BYTES))
         self._index.seek(0, 2)
+        return True
 
 
 def discard(folder: Path, name: str) -> None:
     """Remove what is kept under a name."""
     shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def _header(text: bytes) -> bytes:
+    return b"%s %08x\n" % (text, zlib.crc32(text))
 
 
 def _entries(raw: bytes) -> Iterator[tuple[bytes, bytes]]:

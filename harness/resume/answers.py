@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import json
+import math
 import sys
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +18,8 @@ from torch import Tensor
 from tasks import Prediction, Task
 
 _TENSOR = "tensor"
+# What a line of another program, whose checksum is right, may lead to.
+_UNUSABLE = (ValueError, KeyError, TypeError, AttributeError, RuntimeError, OverflowError)
 
 
 class KeptAnswers:
@@ -33,11 +36,11 @@ class KeptAnswers:
         self._path, self._say = path, say
         self._classes = {cls.__name__: cls for cls in (Prediction, *_own_classes(task))}
         header = json.dumps({"belongs": dict(belongs)}, sort_keys=True)
-        whole = _whole_lines(path)
-        rows = [json.loads(line) for line in whole[1:]] if whole[:1] == [header] else []
-        self._batches = {tuple(row["ids"]): row for row in rows}
+        first, *lines = _whole_lines(path) or [""]
+        kept = {line: row for line in lines if (row := _row(line)) is not None} if first == header else {}
+        self._batches = {tuple(row["ids"]): row for row in kept.values()}
         self._file: IO[bytes] | None = None
-        self._open([header, *(whole[1:] if rows else [])])
+        self._open([header, *kept])
 
     def __enter__(self) -> KeptAnswers:
         return self
@@ -53,7 +56,14 @@ class KeptAnswers:
         row = self._batches.get(tuple(ids))
         if row is None:
             return None
-        return [self._decoded(fields, row["class"]) for fields in row["predictions"]], row["ms"]
+        try:
+            found = [self._decoded(fields, row["class"]) for fields in row["predictions"]]
+            _check(found, ids)
+        except _UNUSABLE as error:
+            del self._batches[tuple(ids)]
+            self._say(f"{self._path}: the answers to {len(ids)} examples are made again ({error!r})")
+            return None
+        return found, row["ms"]
 
     def keep(self, predictions: Sequence[Prediction], ms: float) -> None:
         """Add a batch. A failure is said once; the evaluation goes on."""
@@ -122,6 +132,25 @@ def _same(a: Prediction, b: Prediction) -> bool:
     return all(torch.equal(x, y.cpu()) if isinstance(y, Tensor) else x == y for x, y in pairs)
 
 
+def _row(line: str) -> dict[str, Any] | None:
+    """A batch, if the line says for which examples, what kind of predictions, and how long they took."""
+    try:
+        row = json.loads(line)
+        texts = [*row["ids"], row["class"]]
+        usable = all(isinstance(text, str) for text in texts) and isinstance(row["predictions"], list)
+        timed = type(row["ms"]) in (int, float) and 0 <= row["ms"] < math.inf
+        return row if usable and timed and isinstance(row["ids"], list) else None
+    except _UNUSABLE:
+        return None
+
+
+def _check(found: Sequence[Prediction], ids: Sequence[str]) -> None:
+    if [one.id for one in found] != list(ids):
+        raise ValueError("they are of other examples")
+    if not all(isinstance(one.output, str) and (one.choice is None or type(one.choice) is int) for one in found):
+        raise ValueError("they are no predictions")
+
+
 def _line(text: str) -> bytes:
     raw = text.encode()
     return b"%s %08x\n" % (raw, zlib.crc32(raw))
@@ -138,5 +167,8 @@ def _whole_lines(path: Path) -> list[str]:
         text, _, check = line.rpartition(b" ")
         if check != b"%08x" % zlib.crc32(text):
             break
-        found.append(text.decode())
+        try:
+            found.append(text.decode())
+        except UnicodeDecodeError:
+            break
     return found

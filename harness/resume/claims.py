@@ -19,9 +19,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from harness.store import StoreError
+
 FOLDER = "claims"
 STALE_S, BEAT_S = 60.0, 10.0
 _PROC = Path("/proc")
+_LONGEST_NAME = 18  # digits of a number that this code has made
 
 
 @dataclass(frozen=True)
@@ -85,12 +88,17 @@ class Claims:
         """Claim a cell, or tell who has it.
 
         Raises:
-            OSError: the folder cannot be written.
+            StoreError: the folder cannot be written.
         """
-        owner = _ourselves()
+        owner, folder = _ourselves(), self.root / FOLDER
         while True:
-            with contextlib.suppress(FileNotFoundError):  # whoever had it removed the folder just now
-                return self._take(self.root / FOLDER / key, owner)
+            try:
+                return self._take(folder / key, owner)
+            except FileNotFoundError:  # whoever had it removed the folder just now
+                continue
+            except OSError as error:
+                fix = "remove what is in the way, or choose another --results DIR"
+                raise StoreError(f"{error.filename or folder}: cannot be written ({error.strerror}); {fix}") from error
 
     def _take(self, folder: Path, owner: dict[str, Any]) -> Claim | dict[str, Any]:
         folder.mkdir(parents=True, exist_ok=True)
@@ -103,7 +111,8 @@ class Claims:
                 return _owner(path) or {}
         for older in _claims(folder):
             if int(older.name) < int(path.name):
-                older.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # a folder of that name; it counts no more
+                    older.unlink()
         return Claim(Title(path, owner), self.beat_s)
 
     def _holder(self, path: Path, now: float) -> dict[str, Any] | None:
@@ -136,12 +145,8 @@ def _is_gone(owner: dict[str, Any]) -> bool:
     here = _machine(os.getpid())
     if (
         not here
-        or not isinstance(owner.get("pid"), int)
-        or {owner.get("boot"), owner.get("space")}
-        != {
-            here["boot"],
-            here["space"],
-        }
+        or type(owner.get("pid")) is not int
+        or any(owner.get(name) != here[name] for name in ("boot", "space"))
     ):
         return False
     return _machine(owner["pid"]).get("began") != owner.get("began")
@@ -174,7 +179,8 @@ def _publish(temporary: Path, path: Path, owner: dict[str, Any]) -> bool:
 
 
 def _claims(folder: Path) -> list[Path]:
-    return [path for path in folder.iterdir() if path.name.isdecimal()]
+    names = (path for path in folder.iterdir() if path.name.isascii() and path.name.isdecimal())
+    return [path for path in names if len(path.name) <= _LONGEST_NAME]
 
 
 def _newest(folder: Path) -> Path | None:
@@ -185,6 +191,6 @@ def _owner(path: Path) -> dict[str, Any] | None:
     """Who wrote a claim; None if it is gone or not yet written out."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None

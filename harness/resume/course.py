@@ -33,9 +33,7 @@ class Course:
     kept: TrainingState | None = field(init=False)
 
     def __post_init__(self) -> None:
-        self.kept = None if self.keeper is None else self.keeper.latest()
-        if self.kept is not None:
-            self.loop.restore(self.kept)
+        self.kept = None if self.keeper is None else self.keeper.latest(self.loop.restore)
 
     def stepping(self) -> contextlib.AbstractContextManager[None]:
         """In the block a request to stop waits for `between`."""

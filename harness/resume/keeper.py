@@ -53,13 +53,22 @@ class Keeper:
     _kept_at: float = field(default_factory=lambda: time.monotonic())
     _cost_s: float | None = None
 
-    def latest(self) -> TrainingState | None:
-        """The last whole state; what cannot be used is said and passed over."""
+    def latest(self, restore: Callable[[TrainingState], None] = lambda state: None) -> TrainingState | None:
+        """The last whole state, restored; what cannot be used is said and passed over.
+
+        Args:
+            restore: raises StateError, with everything as it was, for a state that it cannot use.
+        """
         for _, folder in reversed(self._states()):
             try:
                 state = training_state.read(folder, self.belongs)
             except StateError as error:
                 self.say(f"not continued: {error}")
+                continue
+            try:
+                restore(state)
+            except StateError as error:
+                self.say(f"not continued: {folder}: {error}")
                 continue
             self._kept_step = state.step
             self.resumed = [*state.resumed, state.step]

@@ -14,6 +14,9 @@ from harness.resume import randomness
 from harness.resume.randomness import Randomness
 from harness.resume.training_state import StateError, TrainingState
 
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+"""What AdamW keeps of a parameter; the first is a single number."""
+
 
 @dataclass(frozen=True)
 class Loop:
@@ -52,19 +55,46 @@ class Loop:
         """Go on from a state.
 
         Raises:
-            StateError: it is of other parameters.
+            StateError: it is of other parameters, or not what `state` gives; nothing has changed then.
         """
-        if {n: t.shape for n, t in state.weights.items()} != {n: p.shape for n, p in self.trained.items()}:
-            raise StateError("the kept training state is of other parameters; run the cell with --fresh")
+        self._check(state)
+        before = randomness.with_gpu(randomness.on_cpu(), self.accelerator.device)
+        try:
+            randomness.restore(state.random, self.accelerator.device)
+            if self.accelerator.scaler is not None and state.scaler:
+                self.accelerator.scaler.load_state_dict(state.scaler)
+        except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, OverflowError, IndexError) as error:
+            randomness.restore(before, self.accelerator.device)
+            raise StateError(f"its generators cannot be set ({error!r})") from error
         with torch.no_grad():
             for name, parameter in self.trained.items():
                 parameter.copy_(state.weights[name])
-        moments: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in state.optimizer.items():
-            number, _, key = name.partition(".")
-            moments.setdefault(int(number), {})[key] = tensor
         groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
-        if self.accelerator.scaler is not None and state.scaler:
-            self.accelerator.scaler.load_state_dict(state.scaler)
-        randomness.restore(state.random, self.accelerator.device)
+        self.optimizer.load_state_dict({"state": _moments(state.optimizer), "param_groups": groups})
+
+    def _check(self, state: TrainingState) -> None:
+        """Hold names, shapes and types against what is trained."""
+        if {n: t.shape for n, t in state.weights.items()} != {n: p.shape for n, p in self.trained.items()}:
+            raise StateError("it is of other parameters")
+        if not all(tensor.is_floating_point() for tensor in (*state.weights.values(), *state.optimizer.values())):
+            raise StateError("its tensors are no parameters and moments")
+        if state.step != len(state.losses):
+            raise StateError("its losses are not those of its steps")
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        try:
+            moments = _moments(state.optimizer)
+        except ValueError as error:
+            raise StateError(f"its moments have no number ({error})") from None
+        for number, of in moments.items():
+            known = number in range(len(parameters)) and set(of) == set(MOMENTS)
+            if not known or {of[key].shape for key in MOMENTS[1:]} != {parameters[number].shape} or of["step"].ndim:
+                raise StateError("its moments are of other parameters")
+
+
+def _moments(named: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
+    """The optimiser's tensors by number of the parameter."""
+    moments: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in named.items():
+        number, _, key = name.partition(".")
+        moments.setdefault(int(number), {})[key] = tensor
+    return moments

@@ -1,7 +1,7 @@
 """A training in the middle, on disk: a folder of `tensors.safetensors` and `state.json`, whole or not at all.
 
 The tensors are the trained parameters (`weights.NAME`), the optimiser's moments (`optimizer.NUMBER.KEY`) and torch's
-generators (`random.NAME`); the rest is JSON. Nothing is pickled.
+generators (`random.NAME`); the rest is JSON, with the hash of the tensors and its own. Nothing is pickled.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import secrets
 import shutil
@@ -23,8 +24,11 @@ from torch import Tensor
 
 from harness.resume.randomness import Randomness
 
-SCHEMA: Final = 1
+SCHEMA: Final = 2
 TENSORS, DESCRIPTION = "tensors.safetensors", "state.json"
+
+# All that a description of another program may lead to; RecursionError is a RuntimeError.
+_UNUSABLE = (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, OverflowError)
 
 
 class StateError(ValueError):
@@ -79,16 +83,14 @@ def write(folder: Path, state: TrainingState, belongs: Mapping[str, Any]) -> Non
         plain = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
         for name in ("weights", "optimizer", "random"):
             del plain[name]
-        text = json.dumps(
-            {
-                "schema": SCHEMA,
-                "belongs": dict(belongs),
-                "sha256": _sha256(temporary / TENSORS),
-                "random": state.random.numbers,
-                **plain,
-            },
-            allow_nan=False,
-        )
+        described = {
+            "schema": SCHEMA,
+            "belongs": dict(belongs),
+            "sha256": _sha256(temporary / TENSORS),
+            "random": state.random.numbers,
+            **plain,
+        }
+        text = json.dumps({**described, "seal": _seal(described)}, allow_nan=False)
         (temporary / DESCRIPTION).write_text(text, encoding="utf-8")
         for name in (TENSORS, DESCRIPTION):
             _to_disk(temporary / name)
@@ -109,12 +111,14 @@ def read(folder: Path, belongs: Mapping[str, Any]) -> TrainingState:
         found = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
         if found["schema"] != SCHEMA:
             raise StateError(f"{folder}: schema {found['schema']!r}, this vltune reads {SCHEMA}")
+        if found.pop("seal") != _seal(found):
+            raise StateError(f"{folder}: {DESCRIPTION} was edited or damaged")
         if differing := [name for name, value in belongs.items() if found["belongs"].get(name) != value]:
             raise StateError(f"{folder}: made with another {' and '.join(differing)}")
         if _sha256(folder / TENSORS) != found["sha256"]:
             raise StateError(f"{folder}: {TENSORS} is cut or damaged")
         tensors = load_file(folder / TENSORS)
-        return TrainingState(
+        state = TrainingState(
             step=int(found["step"]),
             weights=_named("weights.", tensors),
             optimizer=_named("optimizer.", tensors),
@@ -127,11 +131,15 @@ def read(folder: Path, belongs: Mapping[str, Any]) -> TrainingState:
             parts=int(found["parts"]),
             cut_at=[{str(name): int(count) for name, count in cut.items()} for cut in found["cut_at"]],
             resumed=[int(step) for step in found["resumed"]],
-            ended=found["ended"],
+            ended=None if found["ended"] is None else str(found["ended"]),
         )
+        numbers = [*state.losses, *state.step_ms, state.wall_s]
+        if not all(map(math.isfinite, numbers)) or min(state.step, state.samples, state.parts) < 0:
+            raise StateError(f"{folder}: {DESCRIPTION} holds numbers that no training gives")
+        return state
     except StateError:
         raise
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except _UNUSABLE as error:
         raise StateError(f"{folder}: {type(error).__name__}: {error}") from None
 
 
@@ -151,6 +159,11 @@ def _named(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _seal(described: Mapping[str, Any]) -> str:
+    """The SHA-256 of a description without its seal; of JSON numbers Python reads what it wrote."""
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
 
 
 def _to_disk(path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 from harness.resume import keeper as keeping
 from harness.resume.every import Every
 from harness.resume.keeper import Keeper
+from harness.resume.training_state import StateError, TrainingState
 from tests.harness.resume.test_training_state import state
 
 BELONGS = {"cell": "c"}
@@ -44,6 +45,19 @@ def test_a_damaged_state_is_passed_over_with_a_word(tmp_path: Path) -> None:
     assert found.step == 3
     assert len(said) == 1
     assert "training-00000009" in said[0]
+
+
+def test_a_state_that_does_not_fit_is_passed_over_with_a_word(tmp_path: Path) -> None:
+    keeper(tmp_path / "cell").keep(state(3))
+
+    def restore(state: TrainingState) -> None:
+        raise StateError("it is of other parameters")
+
+    said: list[str] = []
+    again = keeper(tmp_path / "cell", said)
+    assert again.latest(restore) is None
+    assert again.resumed == []
+    assert said == [f"not continued: {tmp_path / 'cell' / 'training-00000003'}: it is of other parameters"]
 
 
 def test_states_are_due_by_steps_or_minutes_but_never_at_a_great_cost(

@@ -61,6 +61,14 @@ def test_the_generators_go_on_where_they_were(tmp_path: Path) -> None:
     assert draw() == expected
 
 
+def test_an_edited_description_is_told(tmp_path: Path) -> None:
+    training_state.write(tmp_path / "x", state(), BELONGS)
+    file = tmp_path / "x" / "state.json"
+    file.write_text(file.read_text().replace('"samples": 12', '"samples": 13'))
+    with pytest.raises(StateError, match=r"state\.json was edited or damaged"):
+        training_state.read(tmp_path / "x", BELONGS)
+
+
 @pytest.mark.parametrize("name", ["tensors.safetensors", "state.json"])
 @pytest.mark.parametrize("damage", ["cut", "flip", "gone", "empty"])
 def test_damage_is_told(name: str, damage: str, tmp_path: Path) -> None:
