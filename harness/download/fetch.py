@@ -20,6 +20,8 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import NoReturn
 
+from pydantic import TypeAdapter
+
 from harness.download import DownloadError, web
 from harness.progress import byte_progress, size_text
 
@@ -58,6 +60,9 @@ class _Version:
         """Whether the other is the same, of which the size may be known only now."""
         known = self if self.size_bytes is not None else dataclasses.replace(self, size_bytes=other.size_bytes)
         return known == other
+
+
+_VERSION = TypeAdapter(_Version)
 
 
 class _BrokenOff(Exception):
@@ -151,9 +156,11 @@ class _Fetch:
     def _kept(self) -> _Version | None:
         """The version that the part is of, if it can be continued."""
         try:
-            known = _Version(**json.loads(_beside(self.part).read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):
+            known = _VERSION.validate_json(_beside(self.part).read_bytes(), strict=True)
+        except (OSError, ValueError):
             return None  # whatever is wrong with it, starting over is right
+        if not all(text is None or text.isprintable() for text in (known.etag, known.modified)):
+            return None  # they go into a header
         if known.url != self.url or not known.can_be_told or not 0 < self.length <= (known.size_bytes or self.length):
             return None
         return known

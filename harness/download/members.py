@@ -21,6 +21,7 @@ from typing import IO
 from harness.download.sources import Unpack
 
 _LONGEST_BYTES = 255
+_LONGEST_NOTE_BYTES = 1 << 20
 _KINDS = {
     stat.S_IFREG: "file",
     stat.S_IFDIR: "folder",
@@ -57,8 +58,18 @@ def opened(archive: Path) -> Iterator[Iterable[Member]]:
         with zipfile.ZipFile(archive) as packed:
             yield [_of_zip(packed, info) for info in packed.infolist()]
     else:
-        with tarfile.open(archive) as taped:
+        with tarfile.open(archive, tarinfo=_TarInfo) as taped:
             yield (_of_tar(taped, info) for info in taped)
+
+
+class _TarInfo(tarfile.TarInfo):
+    """Long names and other notes before a member are read at once; packed, gigabytes of them are a small archive."""
+
+    def _proc_member(self, tar: tarfile.TarFile) -> tarfile.TarInfo:
+        notes = not (self.isreg() or self.isdir() or self.issym() or self.islnk() or self.isdev())
+        if notes and self.size > _LONGEST_NOTE_BYTES:
+            raise tarfile.ReadError(f"a note of {self.size:,} bytes before a member")
+        return super()._proc_member(tar)  # type: ignore[misc, no-any-return]
 
 
 def _of_zip(packed: zipfile.ZipFile, info: zipfile.ZipInfo) -> Member:

@@ -7,16 +7,23 @@ import os
 import secrets
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from harness.download import DownloadError
 from harness.download.unpack import Landed, measure
 from harness.progress import byte_progress
+from tasks.io.files import is_bare
 
 NAME: Final = "download.json"
 _CHUNK_BYTES = 1 << 20
+
+
+def _bare(name: str) -> str:
+    if not is_bare(name):
+        raise ValueError("must be the name of a file of this folder")
+    return name
 
 
 class _Model(BaseModel):
@@ -26,7 +33,7 @@ class _Model(BaseModel):
 class Unpacked(_Model):
     """What an archive became: `to` is a path below the data folder."""
 
-    to: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_./-]*$")
+    to: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_-]*([./][A-Za-z0-9_-]+)*$")
     files: int = Field(ge=0)
     bytes: int = Field(ge=0)
 
@@ -64,7 +71,7 @@ class DownloadRecord(_Model):
 
     version: Literal[1] = 1
     data_set: str
-    files: dict[str, Fetched] = Field(default_factory=dict)
+    files: dict[Annotated[str, AfterValidator(_bare)], Fetched] = Field(default_factory=dict)
 
     def with_file(self, name: str, fetched: Fetched) -> DownloadRecord:
         """The same with one file more."""
@@ -80,6 +87,7 @@ def read(root: Path) -> DownloadRecord | None:
 
     Raises:
         DownloadError: it is no such record.
+        OSError: it cannot be read.
     """
     path = root / NAME
     try:

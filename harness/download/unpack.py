@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import lzma
 import os
 import shutil
@@ -22,7 +23,7 @@ _TEMPORARY = ".unpacking"
 # All that zipfile and tarfile raise on bytes that are no archive, beside OSErrors without a number.
 _BROKEN = (
     *(zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError),
-    *(EOFError, NotImplementedError, ValueError, struct.error),
+    *(EOFError, RuntimeError, ValueError, LookupError, OverflowError, AssertionError, struct.error),
 )
 
 
@@ -57,8 +58,11 @@ def unpack(archive: Path, root: Path, rule: Unpack) -> Landed:
     except Refused as error:
         fix = "it is not the official archive, or not a harmless one: get another"
         raise DownloadError(f"{archive}: {error}; {fix}") from None
+    except DownloadError:
+        raise
     except (*_BROKEN, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
+        # A place before the archive's beginning is no fault of the disk.
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise
         raise DamagedArchive(f"{archive}: cannot be unpacked ({_said(error)})") from None
     return Landed(len(places), written)
