@@ -73,12 +73,13 @@ def resume(folder: Path) -> Callable[[], None]:
         keeper = Keeper(folder, BELONGS, Every(), said.append)
         start = values(before)
         found = keeper.latest(before.restore)
-        assert (found is None) == bool(said)
+        refused = [line for line in said if line.startswith("not continued")]
+        assert (found is None) == bool(refused)
         if found is not None:
             before.restore(loop().state(randomness.on_cpu(), **REST))
             return
         assert all(torch.equal(a, b) for a, b in zip(values(before), start, strict=True)), "half of it was taken"
-        raise Refused(said[0])
+        raise Refused(refused[0])
 
     go_on()
     return go_on
