@@ -150,8 +150,11 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _add_run(run: argparse.ArgumentParser) -> None:
-    run.add_argument("--methods", required=True, metavar="NAMES", help="comma list, or all")
-    run.add_argument("--task", required=True, metavar="NAMES", help="comma list, or all")
+    run.add_argument("--methods", metavar="NAMES", help="comma list, or all")
+    run.add_argument("--task", metavar="NAMES", help="comma list, or all")
+    run.add_argument(
+        "--plan", type=Path, metavar="FILE", help="a study written down in TOML; flags given beside it stand over it"
+    )
     _add_backbone_flags(run)
     run.add_argument("--weights", choices=("pretrained", "random"), help="random ones never rank by accuracy")
     run.add_argument("--data-root", type=Path, metavar="DIR", help="your data (default: generated, for backbone mini)")
@@ -165,6 +168,12 @@ def _add_run(run: argparse.ArgumentParser) -> None:
     run.add_argument("--batch-size", type=_count, metavar="N", help="examples per optimiser step")
     run.add_argument("--train-limit", type=_count, metavar="N", help="use a fixed subset of the training examples")
     run.add_argument("--eval-limit", type=_count, metavar="N", help="use a fixed subset of the test examples")
+    run.add_argument(
+        "--text-tokens",
+        type=_count,
+        metavar="N",
+        help="make every text exactly N tokens long, to measure what that costs; for --weights random",
+    )
     _add_tuning(run)
     run.add_argument("--precision", choices=("fp32", "bf16", "fp16"), help="default: the backbone's recipe")
     run.add_argument("--device", metavar="auto|cpu|cuda:N", help="default: auto")

@@ -212,7 +212,8 @@ def _cells(args: argparse.Namespace, recipe: recipes.Recipe) -> tuple[CellPlan, 
 
 def _explicit(args: argparse.Namespace) -> dict[str, Any]:
     """The options of all cells that the command line sets."""
-    shared = {name: getattr(args, name) for name in ("train_limit", "eval_limit", "weights", "precision", "kernels")}
+    names = ("train_limit", "eval_limit", "text_tokens", "weights", "precision", "kernels")
+    shared = {name: getattr(args, name) for name in names}
     profiled = {"profile": True} if args.profile else {}
     return {name: value for name, value in shared.items() if value is not None} | profiled
 
@@ -308,6 +309,7 @@ def backbone_spec(args: argparse.Namespace, *, weights: Literal["pretrained", "r
         encoder=args.encoder,
         tokenizer=args.tokenizer,
         weights=weights or args.weights or "pretrained",
+        text_tokens=getattr(args, "text_tokens", None),
     )
     check_backbone(spec)
     return spec
