@@ -28,9 +28,6 @@ def run(args: argparse.Namespace) -> int:
     """`run`: plan every cell, then run those without a record."""
     if args.plan is not None:
         return _run_plan(args)
-    for flag in ("methods", "task"):
-        if getattr(args, flag) is None:
-            raise UsageError(f"--{flag} is missing: name what to run, or give --plan FILE")
     from harness import plan
 
     # Planned before anything heavy is imported, so that mistakes are answered at once.

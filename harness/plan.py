@@ -182,6 +182,9 @@ def build(args: argparse.Namespace) -> Plan:
 
 def _cells(args: argparse.Namespace, recipe: recipes.Recipe) -> tuple[CellPlan, ...]:
     """Every cell with its options: what the recipe says, and over it the command line."""
+    for flag in ("methods", "task"):
+        if getattr(args, flag) is None:
+            raise UsageError(f"--{flag} is missing: name what to run, or give --plan FILE")
     method_names = choose(args.methods, methods.names(), kind="method")
     task_names = choose(args.task, tasks.names(), kind="task")
     given = _given(args, method_names, task_names)

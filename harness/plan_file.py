@@ -97,9 +97,11 @@ def arguments(
         UsageError: a command that cannot be understood; its place in the plan is named.
     """
     own = _without_plan(argv)
-    found = []
+    found: list[argparse.Namespace] = []
     for number, words in enumerate(plan.runs, start=1):
         command = ("run", *(word for word in words if not _overruled(word, own)), *own)
+        if any(args.argv == command for args in found):  # they differed in what the command line has overruled
+            continue
         try:
             args = parse(command)
         except UsageError as error:

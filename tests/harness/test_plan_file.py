@@ -48,7 +48,8 @@ def test_lists_are_comma_lists_or_one_command_each(tmp_path: Path) -> None:
 def test_what_is_shared_holds_unless_a_run_says_otherwise(tmp_path: Path) -> None:
     text = (
         '[shared]\nmethods = "all"\nepochs = 2\nsave = true\nset = { "train.lr" = 0.1, "train.warmup" = 0 }\n'
-        '[[runs]]\ntask = "retrieval"\nsteps = 5\nset = { "train.lr" = 0.2 }\n[[runs]]\ntask = "scienceqa"\nsave = false\n'
+        '[[runs]]\ntask = "retrieval"\nsteps = 5\nset = { "train.lr" = 0.2 }\n'
+        '[[runs]]\ntask = "scienceqa"\nsave = false\n'
     )
     first, second = commands(write(tmp_path, text))
     assert first == (
@@ -135,3 +136,28 @@ def test_all_commands_are_run_and_each_record_holds_its_own(
     assert records[2].provenance["argv"][:3] == ["run", "--task=scienceqa", "--steps=1"]
     assert cli.main(list(records[2].provenance["argv"])) == 0  # it is there already
     assert len(Store(tmp_path / "my results").read()) == 3
+
+
+@pytest.mark.parametrize("name", ["cost-7b", "cost-13b"])
+def test_costs_can_be_measured_at_reduced_shapes(name: str, tiny_folders: tuple[Path, Path], tmp_path: Path) -> None:
+    llm, vision = map(str, tiny_folders)
+    path = next(path for path in PLANS if path.stem == name)
+    mini_scienceqa.write(tmp_path / "data", train=8, val=4, test=4)
+    where = ("--llm", llm, "--vision", vision, "--device", "cpu", "--results", str(tmp_path / "results"))
+    where += ("--data-root", str(tmp_path / "data"))
+    small = ("--steps", "1", "--batch-size", "2", "--eval-limit", "2", "--train-limit", "4", "--precision", "fp32")
+    fitted = ("--set", "ademvl.scales=16+4", "--set", "memvp.slots=16")
+    chosen = ("--methods", "ademvl,memvp,mwa,lora,llava", "--text-tokens", "40")
+    assert cli.main(["run", "--plan", str(path), *where, *small, *fitted, *chosen]) == 0
+    records = Store(tmp_path / "results").read()
+    assert len(records) == 5
+    for record in records:
+        assert record.cell.options["run"]["text_tokens"] == 40
+        for meter in ("train_step_ms", "prefill_ms", "decode_ms_per_token", "train_flops_per_sample"):
+            assert getattr(record.meters[meter], "reason", None) is None
+
+
+def test_exact_texts_need_random_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["run", "--methods", "frozen", "--task", "scienceqa", "--text-tokens", "9", "--results", str(tmp_path)]
+    assert cli.main(words) == 2
+    assert "add --weights random" in capsys.readouterr().err

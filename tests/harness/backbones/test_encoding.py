@@ -71,6 +71,6 @@ def test_rows_of_an_exact_length_repeat_or_cut_the_prompt(length: int, answer: s
     row = encoder.row("abcd", answer, room=64)
     assert len(row.ids) == len(row.labels) == encoder.length("abcd", answer) == length
     assert row.ids[0] == 1
-    answered = 0 if answer is None else min(3, length - 1)
+    answered = 0 if answer is None else min(3, length - 2)
     assert [label for label in row.labels if label != IGNORED] == row.ids[length - answered :]
     assert row.ids[1 : length - answered] == ([*encoder.ids("abcd")] * 10)[: length - answered - 1]
