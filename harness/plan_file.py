@@ -27,7 +27,7 @@ from typing import Any
 from harness.nesting import TOO_DEEP, check_depth
 from harness.settings import UsageError, as_text, suggest
 
-_SAID = {"title": str, "data": str, "hardware": str, "hours": (int, float)}
+_SAID: dict[str, type | tuple[type, ...]] = {"title": str, "data": str, "hardware": str, "hours": (int, float)}
 _LISTS = ("methods", "task", "seeds")
 """Flags that take a comma list themselves."""
 _SWITCHES = ("save", "isolate", "tensorboard")
