@@ -332,7 +332,7 @@ def _add_data(data: argparse.ArgumentParser) -> None:
 
 def _add_backbone(backbone: argparse.ArgumentParser) -> None:
     add = backbone.add_subparsers(title="commands", metavar="COMMAND", required=True).add_parser
-    pretrain = add("pretrain", help="make the weights that the repository ships, in hours of CPU time")
+    pretrain = add("pretrain", help="make the weights that the repository ships, in half an hour of CPU time")
     pretrain.add_argument("name", choices=("mini",))
     pretrain.add_argument("--out", type=Path, metavar="DIR", help="default: where the shipped weights lie")
     pretrain.add_argument("--seed", type=_seed, default=0, metavar="N", help="default: 0")
