@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
@@ -369,17 +369,30 @@ class DecoderModel(Backbone):
         """Append one token to every row and give the logits of the next one."""
         visible = F.pad(state.visible, (0, 1), value=1)
         logits = self.next_logits(
-            tokens, attention_mask=visible, position_ids=state.positions[:, None], cache=state.cache
+            tokens,
+            visual=torch.zeros_like(tokens[:, None], dtype=torch.bool),
+            attention_mask=visible,
+            position_ids=state.positions[:, None],
+            cache=state.cache,
         )
         return Decoding(logits, state.cache, visible, state.positions + 1)
 
     def next_logits(
-        self, tokens: Int[Tensor, "B"], *, attention_mask: Tensor, position_ids: Int[Tensor, "B 1"], cache: Cache
+        self,
+        tokens: Int[Tensor, "B"],
+        *,
+        visual: Bool[Tensor, "B 1"],
+        attention_mask: Tensor,
+        position_ids: Int[Tensor, "B 1"],
+        cache: Cache,
     ) -> Float[Tensor, "B V"]:
-        """Read one more token of every row into `cache`, in place, and give the logits of the next one."""
+        """Read one more token of every row into `cache`, in place, and give the logits of the next one.
+
+        `visual`, all false, is what the layers see as `visual_tokens`; they may ask the device about a new tensor.
+        """
         hidden = self._read(
             self.llm.get_input_embeddings()(tokens[:, None]),
-            torch.zeros_like(tokens[:, None], dtype=torch.bool),
+            visual,
             attention_mask=attention_mask,
             position_ids=position_ids,
             past_key_values=cache,
