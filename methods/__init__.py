@@ -104,6 +104,15 @@ class Shape:
     vocab: int
 
 
+class Slot:
+    """One value of the forward in progress, such as what an image hook makes for the layers; see `VLModel.per_forward`.
+
+    It is replaced, never changed in place.
+    """
+
+    value: Any = None
+
+
 class VLModel(ABC):
     """A frozen vision encoder and language model with named sites where a method may plug in.
 
@@ -143,6 +152,15 @@ class VLModel(ABC):
         """[B, S] bool: which tokens of the sequence now passing through `llm` or `encoder` stand for pictures.
 
         To be read inside a branch, during a forward.
+        """
+
+    @abstractmethod
+    def per_forward(self, slot: Slot) -> Handle:
+        """Let the value of `slot` belong to the forward that set it.
+
+        What branches and hooks of layers read, and another part of the same forward has set, is to be kept in such a
+        slot. A layer that is computed again in the backward pass finds there what it found at first, whatever other
+        forwards have set since; what it sets then is forgotten.
         """
 
     @abstractmethod

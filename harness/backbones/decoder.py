@@ -6,8 +6,8 @@ token, so a prediction depends on its row alone and attention needs no mask.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -135,10 +135,7 @@ class DecoderModel(Backbone):
         if reader is writer:
             hook = reader.register_forward_hook(lambda _, args, out: out + branch(args[0]).to(out.dtype))
             return self._counted(tower, hook.remove)
-        added: list[Tensor] = []
-        reading = reader.register_forward_pre_hook(lambda _, args: added.append(branch(args[0])))
-        writing = writer.register_forward_hook(lambda _, args, out: out + added.pop().to(out.dtype))
-        return self._counted(tower, reading.remove, writing.remove)
+        return self._counted(tower, self._beside(reader, writer, branch).remove)
 
     def on_block(self, tower: Tower, layer: int, branch: Branch) -> Handle:
         """See `VLModel.on_block`."""
@@ -187,10 +184,15 @@ class DecoderModel(Backbone):
         """See `Backbone.recompute`."""
         # Set on the layers themselves: the model's own switch has another name in every version of transformers. A
         # layer heeds it only while it says that it trains; what is inside it stays in evaluation mode.
-        again = functools.partial(checkpoint, use_reentrant=False)
         for layer in self.llm.model.layers:
-            layer.gradient_checkpointing, layer._gradient_checkpointing_func, layer.training = True, again, True
+            layer.gradient_checkpointing, layer._gradient_checkpointing_func, layer.training = True, self._again, True
         return Undo(self._keep_activations)
+
+    def _again(self, layer: Callable[..., Any], *args: Any) -> Any:
+        """A layer that is computed again in the backward pass, among what belonged to its own forward."""
+        if torch.compiler.is_compiling():  # then what the layer reads are inputs of its graph
+            return checkpoint(layer, *args, use_reentrant=False)
+        return checkpoint(layer, *args, use_reentrant=False, context_fn=lambda: (nullcontext(), self._as_now()))
 
     def _keep_activations(self) -> None:
         for layer in self.llm.model.layers:

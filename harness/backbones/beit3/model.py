@@ -83,10 +83,7 @@ class EncoderModel(Backbone):
         block = self._layer(tower, layer)
         if reads == "normed":
             return block.ffn.register_forward_hook(lambda _, args, out: out + branch(args[0]).to(out.dtype))
-        added: list[Tensor] = []
-        reading = block.final_layer_norm.register_forward_pre_hook(lambda _, args: added.append(branch(args[0])))
-        writing = block.ffn.register_forward_hook(lambda _, args, out: out + added.pop().to(out.dtype))
-        return Undo(reading.remove, writing.remove)
+        return self._beside(block.final_layer_norm, block.ffn, branch)
 
     def on_block(self, tower: Tower, layer: int, branch: Branch) -> Handle:
         """See `VLModel.on_block`."""
