@@ -109,9 +109,7 @@ def attach_branches(model: VLModel, adapters: nn.ModuleList) -> list[Handle]:
 
 
 def scatter_rows(memory: Float[Tensor, "N S D"], rows: Tensor, batch_size: int) -> Float[Tensor, "B S D"]:
-    """Put the memories of the rows with an image into a batch; rows without one stay zero."""
-    if len(rows) == batch_size:
-        return memory
+    """Put the memories of the rows with an image into a batch, whatever their order; rows without one stay zero."""
     return memory.new_zeros(batch_size, *memory.shape[1:]).index_copy(0, rows, memory)
 
 

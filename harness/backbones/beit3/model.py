@@ -187,7 +187,7 @@ class EncoderModel(Backbone):
             raise ValueError(
                 f"{len(batch.input_ids) - len(batch.image_rows)} of {len(batch.input_ids)} rows have no image"
             )
-        vision = self._embed_images(batch.pixel_values)
+        vision = self._embed_images(batch.pixel_values[batch.image_rows.argsort()])
         visible = _visible(batch.input_ids, batch.lengths)
         embeds = torch.cat([vision, self.encoder.embed_texts(batch.input_ids, visible)], dim=1)
         seen = torch.cat([visible.new_ones(vision.shape[:2]), visible], dim=1)
