@@ -49,7 +49,7 @@ class TrainOptions:
     checkpointing: bool = setting(False, "compute activations again in the backward pass, to save memory")
 
     def __post_init__(self) -> None:
-        settings.check_limits(self)
+        methods.check_limits(self)
         if (self.epochs is None) == (self.steps is None):
             raise ValueError(f"set exactly one of epochs and steps, got epochs={self.epochs} and steps={self.steps}")
         if self.batch_size % self.accumulate:

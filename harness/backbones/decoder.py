@@ -65,7 +65,6 @@ class DecoderModel(Backbone):
             vision_width=vision.width,
             vision_layers=len(vision.blocks),
             patches=vision.patches,
-            has_cls=vision.has_cls,
             vocab=llm.config.vocab_size,
         )
         self._image_hook: ImageHook | None = None

@@ -49,7 +49,6 @@ class EncoderModel(Backbone):
             vision_width=shape.width,
             vision_layers=shape.layers,
             patches=shape.patches,
-            has_cls=True,
             vocab=shape.vocab,
         )
         self._withheld = 0

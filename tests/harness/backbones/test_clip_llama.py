@@ -29,7 +29,7 @@ def test_a_pair_of_folders_loads_frozen(tiny_folders: tuple[Path, Path]) -> None
     model = load(*tiny_folders)
     assert not any(parameter.requires_grad for parameter in model.parameters())
     assert model.name == "llm+clip"
-    assert (model.shape.llm_layers, model.shape.patches, model.shape.has_cls) == (2, 16, True)
+    assert (model.shape.llm_layers, model.shape.patches, "vision.cls" in model.offers) == (2, 16, True)
     assert model.folders == tiny_folders
 
 
