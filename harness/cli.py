@@ -365,6 +365,9 @@ def _add_backbone_flags(command: argparse.ArgumentParser) -> None:
     command.add_argument("--encoder", metavar="FILE", help="weights of a BEiT-3 (.pth or .safetensors)")
     command.add_argument("--tokenizer", metavar="FILE", help="tokenizer of a BEiT-3 (beit3.spm)")
     command.add_argument(
+        "--image-size", type=_count, metavar="PIXELS", help="per side that a BEiT-3 reads, such as 384 (default: 224)"
+    )
+    command.add_argument(
         "--set",
         action="append",
         default=[],

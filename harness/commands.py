@@ -199,7 +199,7 @@ def params(args: argparse.Namespace) -> int:
     from harness import plan
 
     chosen, task = plan.build_methods(args), plan.build_task(args)
-    spec = plan.backbone_spec(args, weights="random")
+    spec = plan.backbone_spec(args, shapes=True)
     from harness.params import report
 
     print(report(chosen, spec, task=task, format=args.format))
@@ -319,7 +319,7 @@ def checkpoint_import(args: argparse.Namespace) -> int:
 
         args.methods = _method_of(args)
         [(name, method)] = plan.build_methods(args)
-        spec = plan.backbone_spec(args, weights="random")
+        spec = plan.backbone_spec(args, shapes=True)
         from harness.checkpoints.convert import import_
 
         explicit = parse_overrides(args.set).get(name, {})
@@ -354,6 +354,7 @@ def _method_of(args: argparse.Namespace) -> str:
 
 
 def _refuse_options(args: argparse.Namespace) -> None:
-    for name in ("method", "backbone", "llm", "vision", "encoder", "tokenizer", "set"):
+    for name in ("method", "backbone", "llm", "vision", "encoder", "tokenizer", "image_size", "set"):
         if getattr(args, name):
-            raise UsageError(f"--{name}: format llama is a language model without a method; drop --{name}")
+            flag = f"--{name.replace('_', '-')}"
+            raise UsageError(f"{flag}: format llama is a language model without a method; drop {flag}")
