@@ -65,6 +65,18 @@ def test_a_branch_beside_a_dinov2_ffn_is_not_scaled_by_its_layer_scale(tmp_path:
     assert torch.equal(block(x, None), plain)
 
 
+@pytest.mark.parametrize("weights", ["pretrained", "random"])
+def test_a_folder_below_the_home_folder(
+    weights: str, tiny_folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tiny_folders[0].parent))
+    model = load("~/llm", "~/clip", weights=weights)
+    assert model.name == "llm+clip"
+    assert model.folders == (tiny_folders if weights == "pretrained" else ())
+    with pytest.raises(BackboneError, match="~nobody-of-that-name/llm: nobody has such a home folder"):
+        load("~nobody-of-that-name/llm", "~/clip")
+
+
 def test_random_weights_are_seeded_and_have_no_folder(tiny_folders: tuple[Path, Path]) -> None:
     one, other = (load(*tiny_folders, weights="random") for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
