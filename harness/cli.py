@@ -350,6 +350,9 @@ def _add_checkpoint(checkpoint: argparse.ArgumentParser) -> None:
     back = add("export", help="write a folder of ours in the authors' format")
     _add_format(back, source="a folder that import or run --save made (format llama: a Hugging Face folder)")
     back.add_argument("--out", required=True, type=Path, metavar="PATH", help="a new file or folder")
+    back.add_argument(
+        "--without-head", action="store_true", help="leave out what a task added, such as retrieval's heads"
+    )
     back.set_defaults(command=commands.checkpoint_export)
 
 

@@ -332,13 +332,15 @@ def checkpoint_export(args: argparse.Namespace) -> int:
     """`checkpoint export`: write a folder of ours in an authors' format, and print where."""
     checkpoints.check(args.format)
     if args.format == checkpoints.LLAMA:
+        if args.without_head:
+            raise UsageError("--without-head: format llama is a language model without a task; drop --without-head")
         from harness.checkpoints import llama_export
 
         llama_export.export(args.source, args.out)
     else:
         from harness.checkpoints.convert import export
 
-        export(args.format, args.source, args.out)
+        export(args.format, args.source, args.out, without_head=args.without_head)
     print(args.out)
     return 0
 

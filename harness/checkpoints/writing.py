@@ -12,6 +12,9 @@ from safetensors import SafetensorError
 
 from harness.checkpoints import CheckpointError
 
+WITHOUT_HEAD = "leave the task's head out with --without-head"
+"""What to do where a format has no place for one."""
+
 
 @contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
