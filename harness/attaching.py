@@ -12,7 +12,8 @@ from accelerate.state import AcceleratorState, GradientState
 from harness.backbones.backbone import Backbone
 from harness.checkpoints import own
 from harness.plan import CellPlan, Plan
-from methods import Attachment
+from methods import Attachment, Handle, Method
+from tasks import Task
 
 
 @contextlib.contextmanager
@@ -23,14 +24,25 @@ def attached(model: Backbone, cell: CellPlan) -> Iterator[Attachment]:
     """
     attachment = cell.method.attach(model, cell.seed)
     try:
-        attachment.keep(model.use_head(lambda: cell.task.head(model), seed=cell.seed))
-        if model.head is not None and not cell.method.trains:
-            model.head.requires_grad_(False)
+        attachment.keep(use_head(model, cell.method, cell.task, seed=cell.seed))
         if cell.init is not None:
             _restore(model, attachment, cell.init)
         yield attachment
     finally:
         attachment.detach()
+
+
+def use_head(model: Backbone, method: Method, task: Task, *, seed: int) -> Handle:
+    """Offer the task's own parameters as `model.head`, those of them trainable that training with the method changes.
+
+    New ones are trained by every method that trains, those of the backbone's own checkpoint by some.
+    """
+    handle = model.use_head(lambda: task.head(model), seed=seed)
+    if model.head is not None and not method.trains:
+        model.head.requires_grad_(False)
+    elif model.head is not None and model.native_head is not None and method.trains_native_head():
+        model.head.requires_grad_(True)
+    return handle
 
 
 def new_accelerator(plan: Plan) -> Accelerator:

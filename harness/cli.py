@@ -350,6 +350,9 @@ def _add_checkpoint(checkpoint: argparse.ArgumentParser) -> None:
     back = add("export", help="write a folder of ours in the authors' format")
     _add_format(back, source="a folder that import or run --save made (format llama: a Hugging Face folder)")
     back.add_argument("--out", required=True, type=Path, metavar="PATH", help="a new file or folder")
+    back.add_argument(
+        "--without-head", action="store_true", help="leave out what a task added, such as retrieval's heads"
+    )
     back.set_defaults(command=commands.checkpoint_export)
 
 
@@ -364,6 +367,9 @@ def _add_backbone_flags(command: argparse.ArgumentParser) -> None:
     command.add_argument("--vision", metavar="PATH", help="the same of a CLIP, DINOv2 or SigLIP tower; needs --llm")
     command.add_argument("--encoder", metavar="FILE", help="weights of a BEiT-3 (.pth or .safetensors)")
     command.add_argument("--tokenizer", metavar="FILE", help="tokenizer of a BEiT-3 (beit3.spm)")
+    command.add_argument(
+        "--image-size", type=_count, metavar="PIXELS", help="per side that a BEiT-3 reads, such as 384 (default: 224)"
+    )
     command.add_argument(
         "--set",
         action="append",

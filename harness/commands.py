@@ -196,7 +196,7 @@ def params(args: argparse.Namespace) -> int:
     from harness import plan
 
     chosen, task = plan.build_methods(args), plan.build_task(args)
-    spec = plan.backbone_spec(args, weights="random")
+    spec = plan.backbone_spec(args, shapes=True)
     from harness.params import report
 
     print(report(chosen, spec, task=task, format=args.format))
@@ -316,7 +316,7 @@ def checkpoint_import(args: argparse.Namespace) -> int:
 
         args.methods = _method_of(args)
         [(name, method)] = plan.build_methods(args)
-        spec = plan.backbone_spec(args, weights="random")
+        spec = plan.backbone_spec(args, shapes=True)
         from harness.checkpoints.convert import import_
 
         explicit = parse_overrides(args.set).get(name, {})
@@ -329,13 +329,15 @@ def checkpoint_export(args: argparse.Namespace) -> int:
     """`checkpoint export`: write a folder of ours in an authors' format, and print where."""
     checkpoints.check(args.format)
     if args.format == checkpoints.LLAMA:
+        if args.without_head:
+            raise UsageError("--without-head: format llama is a language model without a task; drop --without-head")
         from harness.checkpoints import llama_export
 
         llama_export.export(args.source, args.out)
     else:
         from harness.checkpoints.convert import export
 
-        export(args.format, args.source, args.out)
+        export(args.format, args.source, args.out, without_head=args.without_head)
     print(args.out)
     return 0
 
@@ -351,6 +353,7 @@ def _method_of(args: argparse.Namespace) -> str:
 
 
 def _refuse_options(args: argparse.Namespace) -> None:
-    for name in ("method", "backbone", "llm", "vision", "encoder", "tokenizer", "set"):
+    for name in ("method", "backbone", "llm", "vision", "encoder", "tokenizer", "image_size", "set"):
         if getattr(args, name):
-            raise UsageError(f"--{name}: format llama is a language model without a method; drop --{name}")
+            flag = f"--{name.replace('_', '-')}"
+            raise UsageError(f"{flag}: format llama is a language model without a method; drop {flag}")

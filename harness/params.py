@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness import backbones
+from harness.attaching import use_head
 from harness.backbones.backbone import Backbone
 from harness.train import trained_parameters
 from methods import Attachment, Method
@@ -81,8 +82,8 @@ def count(
         row["reason"] = method.unmet(model)
         if row["reason"] is None:
             attachment = method.attach(model, seed=0)
-            if task is not None and method.trains:
-                attachment.keep(model.use_head(lambda: task.head(model), seed=0))
+            if task is not None:
+                attachment.keep(use_head(model, method, task, seed=0))
             found = sizes(model, attachment)
             row |= {"trainable_params": found.trainable, "task_params": found.task, "total_params": found.total}
             attachment.detach()

@@ -49,7 +49,7 @@ class TrainOptions:
     checkpointing: bool = setting(False, "compute activations again in the backward pass, to save memory")
 
     def __post_init__(self) -> None:
-        settings.check_limits(self)
+        methods.check_limits(self)
         if (self.epochs is None) == (self.steps is None):
             raise ValueError(f"set exactly one of epochs and steps, got epochs={self.epochs} and steps={self.steps}")
         if self.batch_size % self.accumulate:
@@ -215,7 +215,7 @@ def _cells(args: argparse.Namespace, recipe: recipes.Recipe) -> tuple[CellPlan, 
 
 def _explicit(args: argparse.Namespace) -> dict[str, Any]:
     """The options of all cells that the command line sets."""
-    names = ("train_limit", "eval_limit", "text_tokens", "weights", "precision", "kernels")
+    names = ("train_limit", "eval_limit", "text_tokens", "image_size", "weights", "precision", "kernels")
     shared = {name: getattr(args, name) for name in names}
     profiled = {"profile": True} if args.profile else {}
     return {name: value for name, value in shared.items() if value is not None} | profiled
@@ -274,7 +274,7 @@ def build_methods(args: argparse.Namespace) -> tuple[tuple[str, methods.Method],
     Raises:
         UsageError, methods.UnknownName, harness.backbones.BackboneError: as `build`.
     """
-    recipe = recipes.load(backbone_spec(args, weights="random").name)
+    recipe = recipes.load(backbone_spec(args, shapes=True).name)
     names = choose(args.methods, methods.names(), kind="method")
     given = _given(args, names, _counted(args))
     return tuple((name, _method(name, recipe, given)[0]) for name in names)
@@ -289,7 +289,7 @@ def build_task(args: argparse.Namespace) -> tasks.Task | None:
     names = _counted(args)
     if len(names) > 1:
         raise UsageError(f"--task {args.task}: name one task; its parameters are counted with each method's")
-    recipe = recipes.load(backbone_spec(args, weights="random").name)
+    recipe = recipes.load(backbone_spec(args, shapes=True).name)
     given = {scope: fields for scope, fields in settings.parse_overrides(args.set).items() if scope in names}
     return next((_task(name, recipe, given)[0] for name in names), None)
 
@@ -298,8 +298,10 @@ def _counted(args: argparse.Namespace) -> list[str]:
     return choose(args.task, tasks.names(), kind="task") if getattr(args, "task", None) else []
 
 
-def backbone_spec(args: argparse.Namespace, *, weights: Literal["pretrained", "random"] | None = None) -> BackboneSpec:
+def backbone_spec(args: argparse.Namespace, *, shapes: bool = False) -> BackboneSpec:
     """The backbone that the command line names; a pair without a name is called after its two parts.
+
+    With `shapes` only for the sizes of its parts, which takes no weights.
 
     Raises:
         harness.backbones.BackboneError: unknown name, half a pair, or no weights to be had.
@@ -311,11 +313,18 @@ def backbone_spec(args: argparse.Namespace, *, weights: Literal["pretrained", "r
         vision=args.vision,
         encoder=args.encoder,
         tokenizer=args.tokenizer,
-        weights=weights or args.weights or "pretrained",
+        weights=_weights(args, shapes=shapes),
         text_tokens=getattr(args, "text_tokens", None),
+        image_size=args.image_size,
     )
-    check_backbone(spec)
+    check_backbone(spec, shapes=shapes)
     return spec
+
+
+def _weights(args: argparse.Namespace, *, shapes: bool) -> Literal["pretrained", "random"]:
+    if shapes:  # a file of `--encoder` says itself which heads it has
+        return "random" if args.encoder is None else "pretrained"
+    return args.weights or "pretrained"
 
 
 def choose(text: str, known: Sequence[str], *, kind: str) -> list[str]:

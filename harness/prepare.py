@@ -80,6 +80,10 @@ def _picture_sha256(path: Path) -> bytes:
     return hashlib.sha256(path.read_bytes()).digest()
 
 
+FEWEST_TOKENS = 8
+"""Of text, that a cut prompt must have: an end of a question at least."""
+
+
 @dataclass(frozen=True)
 class Overlong:
     """Prompts that do not fit the backbone's context beside what the method inserts."""
@@ -107,10 +111,10 @@ def overlong(model: Backbone, task: Task, data: TaskData) -> Overlong:
 
 
 def check_lengths(cell: CellPlan, model: Backbone, data: TaskData) -> Overlong:
-    """Refuse prompts longer than the context, unless the task's option `overlong` says to cut them.
+    """Refuse prompts longer than the context, unless the task's option `overlong` says to cut them to what is left.
 
     Raises:
-        DataError: how many, the longest, the first ids and the ways out.
+        DataError: how many, the longest, the first ids and the ways out; also where next to nothing would be left.
     """
     found = overlong(model, cell.task, data)
     count = found.train + found.evaluation
@@ -119,5 +123,11 @@ def check_lengths(cell: CellPlan, model: Backbone, data: TaskData) -> Overlong:
             f"{data.root}: {count} of {len(data.train) + len(data.evaluation)} prompts do not fit the context of "
             f"{model.name} beside {cell.method_name} (room for {found.room} tokens, longest {found.longest}, first: "
             f"{', '.join(found.first)}); use a backbone with a longer context or --set {cell.task_name}.overlong=cut"
+        )
+    if count and found.room < FEWEST_TOKENS:
+        raise DataError(
+            f"{model.name}: beside what {cell.method_name} inserts its context of {model.max_length} tokens has room "
+            f"for {max(0, found.room)} of text, too few to cut prompts to; use fewer visual tokens or a backbone with "
+            "a longer context"
         )
     return found

@@ -14,6 +14,7 @@ import harness
 import methods
 import tasks
 from harness import backbones, example_scores, host_memory, leaderboard, prepare, provenance, spread
+from harness.attaching import use_head
 from harness.backbones.backbone import Backbone
 from harness.cell import ELSEWHERE, follow
 from harness.cell import run as run_cell
@@ -22,6 +23,7 @@ from harness.choices import Choices
 from harness.cluster.options import Options
 from harness.outlook import Outlook, kinds
 from harness.plan import CellPlan, Plan
+from harness.progress import note
 from harness.ranks import ALONE, Ranks, together
 from harness.record import Record, cell_key
 from harness.settings import UsageError
@@ -262,9 +264,13 @@ def _preflight(bench: Bench, cell: CellPlan) -> Ready:
     attachment = cell.method.attach(bench.model, cell.seed)
     try:
         if cell.init is not None:
-            own.fit(
-                cell.init.state, attachment.state_dict(), where=f"--init of {cell.method_name} on {bench.model.name}"
-            )
+            attachment.keep(use_head(bench.model, cell.method, cell.task, seed=cell.seed))
+            head = None if bench.model.head is None else bench.model.head.state_dict()
+            where = f"--init of {cell.method_name} on {bench.model.name}"
+            own.fit(cell.init.state, attachment.state_dict(), where=where, head=head)
+            first = cell is next(other for other in bench.plan.cells if other.init is cell.init)
+            if first and cell.init.backbone != bench.model.name and bench.ranks.first and not bench.plan.worker:
+                note(f"{where}: was trained on {cell.init.backbone}, whose features may mean something else")
         if cell.task_name in bench.validation:
             prepare.check_lengths(cell, bench.model, dataclasses.replace(bench.validation[cell.task_name], train=[]))
         return Ready(None, prepare.check_lengths(cell, bench.model, bench.data[cell.task_name]), code)

@@ -115,24 +115,6 @@ def as_text(value: Any) -> str:
     return "+".join(map(as_text, value)) if isinstance(value, list) else str(value)
 
 
-def check_limits(options: Any) -> None:
-    """Hold the values of a dataclass against the `low`, `above` and `below` of its fields; None is always allowed.
-
-    Raises:
-        ValueError: names the field and the limit.
-    """
-    for field in dataclasses.fields(options):
-        value, limits = getattr(options, field.name), field.metadata
-        if value is None:
-            continue
-        if "low" in limits and value < limits["low"]:
-            raise ValueError(f"{field.name} must be at least {limits['low']}, got {value}")
-        if "above" in limits and value <= limits["above"]:
-            raise ValueError(f"{field.name} must be above {limits['above']}, got {value}")
-        if "below" in limits and value >= limits["below"]:
-            raise ValueError(f"{field.name} must be below {limits['below']}, got {value}")
-
-
 def _one_of(choices: Mapping[str, T], text: str) -> T:
     if text not in choices:
         raise ValueError(f"expected {' or '.join(choices)}, got {text!r}")

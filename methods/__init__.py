@@ -100,8 +100,16 @@ class Shape:
     vision_width: int
     vision_layers: int
     patches: int
-    has_cls: bool
     vocab: int
+
+
+class Slot:
+    """One value of the forward in progress, such as what an image hook makes for the layers; see `VLModel.per_forward`.
+
+    It is replaced, never changed in place.
+    """
+
+    value: Any = None
 
 
 class VLModel(ABC):
@@ -143,6 +151,15 @@ class VLModel(ABC):
         """[B, S] bool: which tokens of the sequence now passing through `llm` or `encoder` stand for pictures.
 
         To be read inside a branch, during a forward.
+        """
+
+    @abstractmethod
+    def per_forward(self, slot: Slot) -> Handle:
+        """Let the value of `slot` belong to the forward that set it.
+
+        What branches and hooks of layers read, and another part of the same forward has set, is to be kept in such a
+        slot. A layer that is computed again in the backward pass finds there what it found at first, whatever other
+        forwards have set since; what it sets then is forgotten.
         """
 
     @abstractmethod
@@ -232,7 +249,9 @@ class Search:
 
 
 def setting(default: Any, doc: str, *, source: str = "", tune: Search | None = None, **limits: float) -> Any:
-    """A hyperparameter: its default, what it means, where the default comes from and its `low`/`high`/`below`.
+    """A hyperparameter: its default, what it means, where the default comes from and its limits.
+
+    They are `low` and `high`, themselves allowed, and `above` and `below`, which are not; see `check_limits`.
 
     With `tune`, `run --tune` searches it. That is for what the method's paper treats as tunable and what leaves the
     number of parameters as it is.
@@ -251,8 +270,11 @@ class Method(ABC):
     trains: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            _check_limits(field, getattr(self, field.name))
+        check_limits(self)
+
+    def trains_native_head(self) -> bool:
+        """Whether it trains also the task's head that the backbone's checkpoint has (see `tasks.Model.native_head`)."""
+        return False
 
     def unmet(self, model: VLModel) -> str | None:
         """Why this method cannot run on `model`, or None when it can."""
@@ -264,15 +286,25 @@ class Method(ABC):
         """Plug into `model`; the same seed gives the same initial parameters."""
 
 
-def _check_limits(field: dataclasses.Field[Any], value: Any) -> None:
-    limits = field.metadata
-    for item in value if isinstance(value, tuple) else () if value is None else (value,):
-        if "low" in limits and item < limits["low"]:
-            raise ValueError(f"{field.name} must be at least {limits['low']}, got {item}")
-        if "high" in limits and item > limits["high"]:
-            raise ValueError(f"{field.name} must be at most {limits['high']}, got {item}")
-        if "below" in limits and item >= limits["below"]:
-            raise ValueError(f"{field.name} must be below {limits['below']}, got {item}")
+def check_limits(options: Any) -> None:
+    """Hold the values of a dataclass, and each item of a tuple, against the limits that `setting` gave its fields.
+
+    None is always allowed.
+
+    Raises:
+        ValueError: names the field and the limit.
+    """
+    for field in dataclasses.fields(options):
+        value, limits = getattr(options, field.name), field.metadata
+        for item in value if isinstance(value, tuple) else () if value is None else (value,):
+            if "low" in limits and item < limits["low"]:
+                raise ValueError(f"{field.name} must be at least {limits['low']}, got {item}")
+            if "high" in limits and item > limits["high"]:
+                raise ValueError(f"{field.name} must be at most {limits['high']}, got {item}")
+            if "above" in limits and item <= limits["above"]:
+                raise ValueError(f"{field.name} must be above {limits['above']}, got {item}")
+            if "below" in limits and item >= limits["below"]:
+                raise ValueError(f"{field.name} must be below {limits['below']}, got {item}")
 
 
 def names() -> list[str]:
@@ -288,9 +320,7 @@ def load(name: str) -> type[Method]:
         UnknownName: no such method, with the nearest names.
     """
     if name not in names():
-        near = difflib.get_close_matches(name, names(), n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names())}"
-        raise UnknownName(f"unknown method {name!r}; {hint}")
+        raise UnknownName(f"unknown method {name!r}; {_hint(name, names())}")
     for point in importlib.metadata.entry_points(group=ENTRY_POINTS):
         if point.name == name:
             return point.load()  # type: ignore[no-any-return]
@@ -313,8 +343,12 @@ def get(name: str, **fields: Any) -> Method:
     known = [field.name for field in dataclasses.fields(cls)]
     for field in fields:
         if field not in known:
-            near = difflib.get_close_matches(field, known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known) or 'none'}"
-            raise ValueError(f"{name} has no field {field!r}; {hint}")
+            raise ValueError(f"{name} has no field {field!r}; {_hint(field, known)}")
     # JSON and TOML know lists only; a tuple is hashable and equal to the default's kind.
     return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
+
+
+def _hint(name: str, known: Sequence[str]) -> str:
+    """What to say after an unknown name: the nearest known one, or all of them."""
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known) or 'none'}"

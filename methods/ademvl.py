@@ -78,7 +78,7 @@ class AdemVL(Method):
             return memory_read(x, keys, values, form="adem", drop_ratio=self.drop_ratio, scale=self.alpha, impl=impl)
 
         insert = Insert(before="Image: ", tokens=1, without_image="Image: N/A") if self.cls else None
-        handles = [model.on_images(prepare, insert=insert)]
+        handles = [model.per_forward(memory), model.on_images(prepare, insert=insert)]
         handles += [model.on_ffn("llm", layer, memory.reader(fuse)) for layer in range(model.shape.llm_layers)]
         handles += attach_branches(model, module.adapter_vision)
         return Attachment(module, handles)

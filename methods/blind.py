@@ -37,6 +37,10 @@ class Blind(Method):
         """What the inner method lacks."""
         return self.inner().unmet(model)
 
+    def trains_native_head(self) -> bool:
+        """As the inner method."""
+        return self.inner().trains_native_head()
+
     def attach(self, model: VLModel, seed: int) -> Attachment:
         """Attach the inner method and withhold every image from it."""
         attachment = self.inner().attach(model, seed)

@@ -32,6 +32,10 @@ class Full(Method):
             return f"{model.name} offers no {', '.join(lacking)}"
         return prompt_unmet(model, self.tokens, field="full.tokens")
 
+    def trains_native_head(self) -> bool:
+        """It does: the upper bound leaves nothing frozen."""
+        return True
+
     def attach(self, model: VLModel, seed: int) -> Attachment:
         """Free the weights and, on a decoder, plug the projector in."""
         module, handles = nn.Module(), list[Handle]()

@@ -16,7 +16,11 @@ from methods.layers import VisualPrompt, attach_visual_prompt, prompt_tokens, pr
 
 @dataclass(frozen=True, kw_only=True)
 class LLaVA(Method):
-    """A two-layer projector and, in the second stage, the language model. Source: LLaVA-1.5, `mlp2x_gelu`."""
+    """A two-layer projector and, in the second stage, the language model. Source: LLaVA-1.5, `mlp2x_gelu`.
+
+    Deviation: LLaVA's projector reads CLIP's last hidden state but one as it is; ours, as all methods here, reads it
+    behind the tower's final LayerNorm.
+    """
 
     needs: ClassVar[frozenset[str]] = frozenset({"llm.input"})
 

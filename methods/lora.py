@@ -69,6 +69,11 @@ class LoRA(Method):
             use_rslora=self.rslora,
         )
 
+    def visual_prompt(self, model: VLModel) -> VisualPrompt:
+        """A new projector for a decoder."""
+        shape, tokens = model.shape, prompt_tokens(model, self.tokens)
+        return VisualPrompt(shape.vision_width, shape.llm_width, tokens=tokens, hidden=self.hidden)
+
     def attach(self, model: VLModel, seed: int) -> Attachment:
         """Wrap the linear layers and, on a decoder, plug the projector in."""
         tower = _tower(model)
@@ -88,10 +93,7 @@ class LoRA(Method):
         module.layers = nn.ModuleList(layers)
         handles: list[Handle] = [_Wrapping(wrapped[0], model.tower(tower))]
         if tower == "llm":
-            shape, tokens = model.shape, prompt_tokens(model, self.tokens)
-            module.adapter_projector = model.build(
-                lambda: VisualPrompt(shape.vision_width, shape.llm_width, tokens=tokens, hidden=self.hidden), seed=seed
-            )
+            module.adapter_projector = model.build(lambda: self.visual_prompt(model), seed=seed)
             handles.append(attach_visual_prompt(model, module.adapter_projector))
         return _LoRAAttachment(module, handles, wrapped[0])
 

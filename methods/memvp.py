@@ -59,7 +59,7 @@ class MemVP(Method):
             impl = model.kernels.choose(x, keys)
             return memory_read(x, keys, values, form="memvp", dropout=dropout, scale=self.scale, impl=impl)
 
-        handles = [model.on_images(prepare)]
+        handles = [model.per_forward(memory), model.on_images(prepare)]
         handles += [model.on_ffn("llm", layer, memory.reader(recall)) for layer in range(model.shape.llm_layers)]
         handles += attach_branches(model, module.adapter_vision)
         return Attachment(module, handles)

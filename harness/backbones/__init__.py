@@ -31,6 +31,7 @@ class BackboneSpec:
         llm, vision: Hugging Face ids or local folders that replace the named backbone's own.
         encoder, tokenizer: weight file and tokenizer file (`beit3.spm`) of a BEiT-3.
         weights: `random` builds the shapes with seeded random weights, for efficiency studies only.
+        image_size: pixels per side that a BEiT-3 reads; its own by default, which other weights are resized to.
         text_tokens: every text is made this long, repeated or cut, to measure what length costs; random weights only.
     """
 
@@ -41,6 +42,7 @@ class BackboneSpec:
     tokenizer: str | None = None
     weights: Literal["pretrained", "random"] = "pretrained"
     text_tokens: int | None = None
+    image_size: int | None = None
 
 
 def names() -> list[str]:
@@ -48,18 +50,26 @@ def names() -> list[str]:
     return sorted(("mini", "smol", *_RANDOM_SHAPES, *_ENCODERS))
 
 
-def check(spec: BackboneSpec) -> None:
+def check(spec: BackboneSpec, *, shapes: bool = False) -> None:
     """Refuse what can be refused without loading anything.
 
+    Args:
+        spec: what is to be loaded.
+        shapes: for its sizes alone, so that no text is to be read.
+
     Raises:
-        BackboneError: unknown name, one path without the other, paths of another kind of backbone, or a shape-only
-            backbone without weights.
+        BackboneError: unknown name, one path without the other, paths of another kind of backbone, a shape-only
+            backbone without weights, or with both random weights and a file of weights.
     """
     if spec.text_tokens is not None and spec.weights != "random":
         raise BackboneError(
             "--text-tokens makes other texts of the data's own, so scores mean nothing: add --weights random"
         )
-    for flag, value in (("--encoder", spec.encoder), ("--tokenizer", spec.tokenizer)):
+    for flag, value in (
+        ("--encoder", spec.encoder),
+        ("--tokenizer", spec.tokenizer),
+        ("--image-size", spec.image_size),
+    ):
         if value is not None and (spec.name not in _ENCODERS or spec.llm is not None):
             raise BackboneError(f"{flag} is for {' and '.join(_ENCODERS)}; others take --llm PATH --vision PATH")
     if (spec.llm is None) != (spec.vision is None):
@@ -73,7 +83,13 @@ def check(spec: BackboneSpec) -> None:
         raise BackboneError(f"unknown backbone {spec.name!r}; {hint}")
     if spec.name in _RANDOM_SHAPES and spec.weights == "pretrained":
         raise BackboneError(f"{spec.name} ships no weights: give --llm PATH --vision PATH, or --weights random")
-    if spec.name in _ENCODERS and spec.weights == "pretrained" and not (spec.encoder and spec.tokenizer):
+    if spec.encoder is not None and spec.weights == "random":
+        raise BackboneError("--encoder names weights, and --weights random takes none: drop one of the two")
+    if spec.encoder is not None and not Path(expanded(spec.encoder)).is_file():
+        raise BackboneError(
+            f"--encoder {spec.encoder}: no such file; give an official BEiT-3 .pth or a .safetensors file"
+        )
+    if spec.name in _ENCODERS and spec.weights == "pretrained" and not (spec.encoder and (spec.tokenizer or shapes)):
         raise BackboneError(
             f"{spec.name} ships no weights: give --encoder FILE.pth --tokenizer beit3.spm, or --weights random"
         )
@@ -94,23 +110,37 @@ def load(
         BackboneError: see `check`; or a folder without config, tokenizer or weights, a model that is not a Llama-like
             decoder or a CLIP/DINOv2/SigLIP tower, NaN in weights, weights that cannot be fetched.
     """
-    check(spec)
+    check(spec, shapes=device == "meta")
     from harness.backbones import clip_llama
 
     if spec.name in _ENCODERS and spec.llm is None:
         from harness.backbones.beit3 import load as beit3
 
-        pretrained = spec.weights == "pretrained"
         return beit3.load(
             spec.name,
-            weights_path=Path(spec.encoder).expanduser() if pretrained and spec.encoder else None,
-            tokenizer_path=Path(spec.tokenizer).expanduser() if spec.tokenizer else None,
+            weights_path=Path(expanded(spec.encoder)) if spec.encoder else None,
+            tokenizer_path=Path(expanded(spec.tokenizer)) if spec.tokenizer else None,
             device=device,
             dtype=clip_llama.DTYPES[precision],
             text_tokens=spec.text_tokens,
+            image_size=spec.image_size,
         )
 
     return clip_llama.load(spec, device=device, precision=precision, cache=cache or cache_folder())
+
+
+def expanded(source: str) -> str:
+    """A path that begins with ~, which the shell leaves alone in `--llm=~/x`, as a whole one; all else as it is.
+
+    Raises:
+        BackboneError: nobody has such a home folder.
+    """
+    if not source.startswith("~"):
+        return source
+    try:
+        return str(Path(source).expanduser())
+    except RuntimeError:
+        raise BackboneError(f"{source}: nobody has such a home folder; give the whole path") from None
 
 
 FEATURES = "features"

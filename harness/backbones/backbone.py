@@ -6,13 +6,13 @@ import contextlib
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from harness.backbones import BackboneError
-from methods import Batch, Handle, M, VLModel
+from methods import Batch, Branch, Handle, M, Slot, VLModel
 
 T = TypeVar("T")
 
@@ -46,6 +46,7 @@ class Backbone(VLModel):
     head: nn.Module | None = None
     _ranks: Gathers | None = None  # while a batch is shared
     _visual: Tensor | None = None  # of the forward in progress
+    _slots: tuple[Slot, ...] = ()
 
     @property
     @abstractmethod
@@ -104,6 +105,35 @@ class Backbone(VLModel):
         if self._visual is None:
             raise RuntimeError("visual_tokens is known during a forward only")
         return self._visual
+
+    def per_forward(self, slot: Slot) -> Handle:
+        """See `VLModel.per_forward`."""
+        self._slots = (*self._slots, slot)
+
+        def forget() -> None:
+            self._slots = tuple(other for other in self._slots if other is not slot)
+
+        return Undo(forget)
+
+    def _as_now(self) -> Moment:
+        """What belongs to the forward in progress, to go back to."""
+        return Moment(self, self._slots)
+
+    def _beside(self, reader: nn.Module, writer: nn.Module, branch: Branch) -> Undo:
+        """Add `branch` of what `reader` is given to what `writer`, which runs after it, gives."""
+        slot = Slot()
+
+        def read(_: nn.Module, args: tuple[Tensor, ...]) -> None:
+            slot.value = branch(args[0])
+
+        def write(_: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> Tensor:
+            added: Tensor = slot.value
+            slot.value = None
+            return out + added.to(out.dtype)
+
+        kept = self.per_forward(slot)
+        reading, writing = reader.register_forward_pre_hook(read), writer.register_forward_hook(write)
+        return Undo(kept.remove, reading.remove, writing.remove)
 
     @property
     @abstractmethod
@@ -208,6 +238,31 @@ class Undo:
         """See `methods.Handle`."""
         while self._steps:
             self._steps.pop()()
+
+
+class Moment:
+    """What belonged to a forward when this was made; in a `with` block it is there again, and then what was before."""
+
+    def __init__(self, model: Backbone, slots: Sequence[Slot]) -> None:
+        self._model, self._slots = model, slots
+        self._then = self._held()
+        self._since = self._then
+
+    def _held(self) -> tuple[Tensor | None, list[Any]]:
+        return self._model._visual, [slot.value for slot in self._slots]
+
+    def _put(self, held: tuple[Tensor | None, list[Any]]) -> None:
+        self._model._visual, values = held
+        for slot, value in zip(self._slots, values, strict=True):
+            slot.value = value
+
+    def __enter__(self) -> None:
+        self._since = self._held()
+        self._put(self._then)
+
+    def __exit__(self, *_: object) -> None:
+        self._put(self._since)
+        self._since = self._then
 
 
 class Thaw:

@@ -24,15 +24,16 @@ from transformers import (
     SiglipVisionModel,
 )
 
-from harness.backbones import BackboneError, BackboneSpec, Precision, folders, names
+from harness.backbones import BackboneError, BackboneSpec, Precision, expanded, folders, names
 from harness.backbones.decoder import DecoderModel, Normalisation
 from harness.backbones.encoding import TextEncoder
+from harness.backbones.smol_convert import DINOV2_SMALL
 from harness.backbones.vision import VisionTower
+from tasks.io import pictures
 
 DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 LLM_TYPES = ("llama", "mistral", "qwen2")  # a pre-norm FFN whose output joins the residual stream directly
-CLIP = Normalisation((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
-IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+CLIP, IMAGENET = Normalisation(*pictures.CLIP), Normalisation(*pictures.IMAGENET)
 HALF = Normalisation((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 DINOV2_IMAGE_SIZE = 224  # its config names 518; position embeddings are interpolated, as in its own evaluations
 MOST_LAYERS = 1_000  # of random weights, which no file limits
@@ -57,14 +58,6 @@ LLM_SHAPES: dict[str, dict[str, Any]] = {
         "tie_word_embeddings": True,
     },
 }
-DINOV2_SMALL = Dinov2Config(
-    hidden_size=384,
-    num_hidden_layers=12,
-    num_attention_heads=6,
-    patch_size=14,
-    image_size=518,
-    use_mask_token=False,
-)
 VIT_L14 = CLIPVisionConfig(
     hidden_size=1024,
     intermediate_size=4096,
@@ -113,7 +106,7 @@ def _text(tokenizer: PreTrainedTokenizerBase, llm: PreTrainedModel, *, source: s
 def _sources(spec: BackboneSpec, cache: Path) -> tuple[str, str] | None:
     """The (LLM, vision) folders or hub ids of a backbone; None for one that is only a shape."""
     if spec.llm and spec.vision:
-        return spec.llm, spec.vision
+        return expanded(spec.llm), expanded(spec.vision)
     if spec.name == "mini":
         return str(MINI_WEIGHTS / "llm"), str(MINI_WEIGHTS / "vision")
     if spec.name == "smol" and spec.weights == "pretrained":
@@ -187,7 +180,7 @@ def _random(
     vision_config: PretrainedConfig
     if sources is None:
         llm_config = LlamaConfig(**LLM_SHAPES[spec.name])
-        vision_config = DINOV2_SMALL if spec.name == "smol" else VIT_L14
+        vision_config = Dinov2Config(**DINOV2_SMALL) if spec.name == "smol" else VIT_L14
         family = _family(vision_config, spec.name)
     else:
         llm_config, vision_config = folders.config(sources[0]), folders.config(sources[1])

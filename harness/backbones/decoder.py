@@ -6,14 +6,14 @@ token, so a prediction depends on its row alone and attention needs no mask.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
@@ -65,7 +65,6 @@ class DecoderModel(Backbone):
             vision_width=vision.width,
             vision_layers=len(vision.blocks),
             patches=vision.patches,
-            has_cls=vision.has_cls,
             vocab=llm.config.vocab_size,
         )
         self._image_hook: ImageHook | None = None
@@ -135,10 +134,7 @@ class DecoderModel(Backbone):
         if reader is writer:
             hook = reader.register_forward_hook(lambda _, args, out: out + branch(args[0]).to(out.dtype))
             return self._counted(tower, hook.remove)
-        added: list[Tensor] = []
-        reading = reader.register_forward_pre_hook(lambda _, args: added.append(branch(args[0])))
-        writing = writer.register_forward_hook(lambda _, args, out: out + added.pop().to(out.dtype))
-        return self._counted(tower, reading.remove, writing.remove)
+        return self._counted(tower, self._beside(reader, writer, branch).remove)
 
     def on_block(self, tower: Tower, layer: int, branch: Branch) -> Handle:
         """See `VLModel.on_block`."""
@@ -187,10 +183,15 @@ class DecoderModel(Backbone):
         """See `Backbone.recompute`."""
         # Set on the layers themselves: the model's own switch has another name in every version of transformers. A
         # layer heeds it only while it says that it trains; what is inside it stays in evaluation mode.
-        again = functools.partial(checkpoint, use_reentrant=False)
         for layer in self.llm.model.layers:
-            layer.gradient_checkpointing, layer._gradient_checkpointing_func, layer.training = True, again, True
+            layer.gradient_checkpointing, layer._gradient_checkpointing_func, layer.training = True, self._again, True
         return Undo(self._keep_activations)
+
+    def _again(self, layer: Callable[..., Any], *args: Any) -> Any:
+        """A layer that is computed again in the backward pass, among what belonged to its own forward."""
+        if torch.compiler.is_compiling():  # then what the layer reads are inputs of its graph
+            return checkpoint(layer, *args, use_reentrant=False)
+        return checkpoint(layer, *args, use_reentrant=False, context_fn=lambda: (nullcontext(), self._as_now()))
 
     def _keep_activations(self) -> None:
         for layer in self.llm.model.layers:
@@ -369,17 +370,30 @@ class DecoderModel(Backbone):
         """Append one token to every row and give the logits of the next one."""
         visible = F.pad(state.visible, (0, 1), value=1)
         logits = self.next_logits(
-            tokens, attention_mask=visible, position_ids=state.positions[:, None], cache=state.cache
+            tokens,
+            visual=torch.zeros_like(tokens[:, None], dtype=torch.bool),
+            attention_mask=visible,
+            position_ids=state.positions[:, None],
+            cache=state.cache,
         )
         return Decoding(logits, state.cache, visible, state.positions + 1)
 
     def next_logits(
-        self, tokens: Int[Tensor, "B"], *, attention_mask: Tensor, position_ids: Int[Tensor, "B 1"], cache: Cache
+        self,
+        tokens: Int[Tensor, "B"],
+        *,
+        visual: Bool[Tensor, "B 1"],
+        attention_mask: Tensor,
+        position_ids: Int[Tensor, "B 1"],
+        cache: Cache,
     ) -> Float[Tensor, "B V"]:
-        """Read one more token of every row into `cache`, in place, and give the logits of the next one."""
+        """Read one more token of every row into `cache`, in place, and give the logits of the next one.
+
+        `visual`, all false, is what the layers see as `visual_tokens`; they may ask the device about a new tensor.
+        """
         hidden = self._read(
             self.llm.get_input_embeddings()(tokens[:, None]),
-            torch.zeros_like(tokens[:, None], dtype=torch.bool),
+            visual,
             attention_mask=attention_mask,
             position_ids=position_ids,
             past_key_values=cache,

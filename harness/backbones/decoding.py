@@ -70,6 +70,8 @@ class GreedySteps:
         self._place = torch.tensor(width, device=model.device)
         self._positions = state.positions.clone()
         self._tokens = state.logits.argmax(dim=-1)
+        # One for all steps: a method may ask the device what is in a new one, which no recording can hold.
+        self._visual = torch.zeros_like(self._tokens[:, None], dtype=torch.bool)
         self._graph = self._captured() if model.device.type == "cuda" and room >= CAPTURE_FROM else None
 
     @property
@@ -88,7 +90,11 @@ class GreedySteps:
     def _step(self) -> None:
         self._visible |= self._places == self._place
         logits = self._model.next_logits(
-            self._tokens, attention_mask=self._visible, position_ids=self._positions[:, None], cache=self._cache
+            self._tokens,
+            visual=self._visual,
+            attention_mask=self._visible,
+            position_ids=self._positions[:, None],
+            cache=self._cache,
         )
         self._tokens.copy_(logits.argmax(dim=-1))
         self._positions += 1

@@ -48,7 +48,12 @@ class TextEncoder:
         The prompt's length is that of the prompt tokenised alone, as in the authors' loaders. The unknown token is
         never a label (their loss ignores id 0, which is `<unk>` in LLaMA). A row longer than `room` is cut on the
         right: the harness counts such rows first and refuses them unless the user asked for cutting.
+
+        Raises:
+            ValueError: there is no room.
         """
+        if room < 1:
+            raise ValueError(f"there is no room for text in a context of {self.max_length} tokens, got room={room}")
         start = len(self.bos) + len(self.ids(prompt))
         ids = [*self.bos, *self.ids(prompt + (answer or ""))]
         if answer is not None:

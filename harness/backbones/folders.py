@@ -23,7 +23,7 @@ Build = Callable[[PretrainedConfig], PreTrainedModel]
 
 def folder(source: str) -> Path:
     """Where the files of a source lie: itself, or the hub's local snapshot."""
-    path = Path(source).expanduser()
+    path = Path(source)
     return path if path.is_dir() else Path(snapshot_download(source, local_files_only=True))
 
 
@@ -33,7 +33,7 @@ def config(source: str) -> PretrainedConfig:
     Raises:
         BackboneError: no such folder, or no configuration that transformers knows.
     """
-    path = Path(source).expanduser()
+    path = Path(source)
     if path.is_dir() and not (path / "config.json").is_file():
         raise BackboneError(f"{path}: no config.json; point at a Hugging Face model folder")
     if not path.is_dir() and (source.startswith((".", "/", "~")) or source.count("/") > 1):
@@ -63,7 +63,7 @@ def check_claims(source: str, config: PretrainedConfig, build: Build) -> None:
     Raises:
         BackboneError: names both; or files that are no safetensors, or a configuration of no model.
     """
-    path = Path(source).expanduser()
+    path = Path(source)
     files = sorted(path.glob("*.safetensors")) if path.is_dir() else []  # the hub's own cache is the hub's to check
     if not files:
         return

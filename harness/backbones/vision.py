@@ -16,6 +16,8 @@ class VisionTower(nn.Module):
 
     CLIP and SigLIP: all blocks but the last (the last is trained for pooling alone), then `post_layernorm` on every
     token = `post_layernorm(hidden_states[-2])`. DINOv2: all blocks, then `layernorm`.
+
+    Deviation: for `llava` too, so that all methods read the same features; LLaVA itself reads `hidden_states[-2]`.
     """
 
     encoder: Any  # its parts are named by the family, which type stubs do not know

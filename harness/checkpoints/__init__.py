@@ -15,7 +15,7 @@ Each format's module says what it reads and writes. No file is unpickled freely:
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from harness.checkpoints.own import Saved
+    from methods import Method, VLModel
 
 
 class CheckpointError(ValueError):
@@ -40,10 +41,14 @@ class Foreign:
     Attributes:
         state: the method's tensors, and those of a task's head after `head.`.
         fields: what the checkpoint says about the method's fields.
+        complete: makes the tensors that the format knows but this checkpoint lacks; None where it must have all.
+        note: what whoever uses it should know.
     """
 
     state: Mapping[str, Tensor]
     fields: Mapping[str, Any] = field(default_factory=dict)
+    complete: Callable[[Method, VLModel], Mapping[str, Tensor]] | None = None
+    note: str = ""
 
 
 class MethodFormat(Protocol):

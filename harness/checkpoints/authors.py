@@ -46,7 +46,10 @@ def write(saved: Saved, out: Path) -> None:
         CheckpointError: the file exists or cannot be written; a head.
     """
     if head := [name for name in saved.state if name.startswith(HEAD)]:
-        raise CheckpointError(f"--out {out}: the authors' format has no place for {head[0]!r}; keep our own format")
+        raise CheckpointError(
+            f"--out {out}: the authors' format has no place for {head[0]!r}; {writing.WITHOUT_HEAD} or keep our own "
+            "format"
+        )
     with writing.new_file(out) as beside:
         torch.save({"model": {theirs(name): tensor for name, tensor in saved.state.items()}}, beside)
 

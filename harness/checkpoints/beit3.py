@@ -18,13 +18,13 @@ from pathlib import Path
 
 import torch
 
+from harness.backbones.beit3.checkpoint import HEAD as HEADS
 from harness.checkpoints import CheckpointError, Foreign, reading, writing
 from harness.checkpoints.own import HEAD, Saved
 
 WHAT = "a .pth of MultiWay-Adapter on BEiT-3"
 PREFIX = "beit3.encoder."
 TRAINED = re.compile(r"layers\.\d+\.(adaptmlp_text|adaptmlp_vision|enhancemlp)\.")
-HEADS = ("vision_head.weight", "language_head.weight", "logit_scale")
 
 
 def read(source: Path) -> Foreign:

@@ -67,8 +67,7 @@ def save(
         CheckpointError: the folder holds something, or cannot be written.
     """
     with writing.new_folder(folder) as beside:
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-        save_file(tensors, beside / TENSORS, metadata={"format": "pt"})
+        save_file(_apart(state), beside / TENSORS, metadata={"format": "pt"})
         description = {
             "schema": SCHEMA,
             "method": method_name,
@@ -108,33 +107,59 @@ def load(folder: Path) -> Saved:
     return Saved(found.method, method, state, found.backbone, found.note, found.sha256)
 
 
-def fit(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], *, where: str) -> None:
-    """Hold tensors against those that a method has on a backbone; a task's head (`head.`) plays no part.
+def fit(
+    state: Mapping[str, Tensor],
+    expected: Mapping[str, Tensor],
+    *,
+    where: str,
+    head: Mapping[str, Tensor] | None = None,
+) -> None:
+    """Hold tensors against those that a method has on a backbone.
 
     Args:
         state: the tensors of a checkpoint.
         expected: `Attachment.state_dict()`, on any device.
         where: the checkpoint and the method, for the message.
+        head: the same of the task's head. A checkpoint may hold none; without this one, that of the checkpoint plays
+            no part.
 
     Raises:
         CheckpointError: a missing or unknown key, a shape that differs (with both shapes), NaN or infinity.
     """
     own = {name: tensor for name, tensor in state.items() if not name.startswith(HEAD)}
-    advice = "take the method, its fields (--set) and the backbone it was trained with"
-    if missing := sorted(set(expected) - set(own)):
-        raise CheckpointError(f"{where}: lacks {_first(missing, expected)}; {advice}")
-    if extra := sorted(set(own) - set(expected)):
-        raise CheckpointError(f"{where}: has unknown {_first(extra, own)}; {advice}")
-    for name, tensor in own.items():
-        if tensor.shape != expected[name].shape:
-            raise CheckpointError(
-                f"{where}: {name!r} has shape {tuple(tensor.shape)}, expected {tuple(expected[name].shape)}; {advice}"
-            )
+    _same_shapes(own, expected, where, "take the method, its fields (--set) and the backbone it was trained with")
+    if head is not None and len(own) < len(state):
+        prefixed = {HEAD + name: tensor for name, tensor in head.items()}
+        found = {name: tensor for name, tensor in state.items() if name.startswith(HEAD)}
+        _same_shapes(found, prefixed, where, "take the task, its options (--set) and the backbone it was trained with")
     for name, tensor in state.items():
         if not tensor.is_floating_point():
             raise CheckpointError(f"{where}: {name!r} holds {tensor.dtype} and not fractions; take another checkpoint")
         if not torch.isfinite(tensor.float()).all():
             raise CheckpointError(f"{where}: {name!r} holds NaN or infinity; take an earlier checkpoint")
+
+
+def _same_shapes(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], where: str, advice: str) -> None:
+    if missing := sorted(set(expected) - set(found)):
+        raise CheckpointError(f"{where}: lacks {_first(missing, expected)}; {advice}")
+    if extra := sorted(set(found) - set(expected)):
+        raise CheckpointError(f"{where}: has unknown {_first(extra, found)}; {advice}")
+    for name, tensor in found.items():
+        if tensor.shape != expected[name].shape:
+            raise CheckpointError(
+                f"{where}: {name!r} has shape {tuple(tensor.shape)}, expected {tuple(expected[name].shape)}; {advice}"
+            )
+
+
+def _apart(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors on the CPU, each with a memory of its own, as safetensors wants them."""
+    seen, tensors = set[int](), dict[str, Tensor]()
+    for name, tensor in state.items():
+        here = tensor.detach().cpu().contiguous()
+        place = here.untyped_storage().data_ptr()
+        tensors[name] = here.clone() if place in seen else here
+        seen.add(place)
+    return tensors
 
 
 def _method(found: _Description, path: Path) -> Method:

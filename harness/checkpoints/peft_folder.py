@@ -3,6 +3,9 @@
     adapter_config.json          rank, alpha, dropout, target modules, DoRA, rsLoRA: the method's fields
     adapter_model.safetensors    base_model.model.<layer>.lora_A.weight ...: the method's, without `lora.`
     projector.safetensors        adapter_projector.fc1.weight ...: the visual prompt, which peft does not know
+    head.safetensors             head.vision_head.weight ...: a task's head, where there is one
+
+The last two are not peft's: what peft itself has saved has no visual prompt and gets a new one, which is to be trained.
 
 What is written loads with `peft.PeftModel.from_pretrained` on the language model alone. Options of peft that the method
 has not (biases, patterns of ranks, modules that are saved whole, starts that change the frozen weights) are refused.
@@ -16,17 +19,22 @@ from pathlib import Path
 from typing import Any
 
 import peft
+import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
 from harness.checkpoints import CheckpointError, Foreign, reading, writing
-from harness.checkpoints.own import Saved
+from harness.checkpoints.own import HEAD, Saved
+from methods import Method, VLModel
 from methods.lora import PREFIX, LoRA
 
 WHAT = "a folder of peft's adapter_config.json and adapter_model.safetensors"
-CONFIG, TENSORS, PROJECTOR = "adapter_config.json", "adapter_model.safetensors", "projector.safetensors"
+CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
+PROJECTOR, HEAD_FILE = "projector.safetensors", "head.safetensors"
 BASE = "base_model.model."
 PROJECTOR_PREFIX = "adapter_projector."
+NEW = "no visual prompt in it, so that one is new (as training from seed 0 begins): train it before use"
+SEED = 0
 FIELDS = {"r": "rank", "lora_alpha": "alpha", "lora_dropout": "dropout", "use_dora": "dora", "use_rslora": "rslora"}
 ABOUT = {"auto_mapping", "base_model_name_or_path", "inference_mode", "peft_version", "revision", "task_type"}
 STARTS = (None, True, False, "gaussian", "orthogonal", "eva")  # the others change the frozen weights too
@@ -41,21 +49,22 @@ def read(source: Path) -> Foreign:
     reading.check_folder(source, what=WHAT)
     fields = _fields(source / CONFIG)
     state = {PREFIX + name: tensor for name, tensor in reading.safetensors_file(source / TENSORS, what=WHAT).items()}
-    if (source / PROJECTOR).exists():
-        state |= reading.safetensors_file(source / PROJECTOR, what=WHAT)
-    return Foreign(state, fields)
+    for file in (PROJECTOR, HEAD_FILE):
+        if (source / file).exists():
+            state |= reading.safetensors_file(source / file, what=WHAT)
+    if any(name.startswith(PROJECTOR_PREFIX) for name in state):
+        return Foreign(state, fields)
+    return Foreign(state, fields, complete=_new_projector, note=NEW)
 
 
 def write(saved: Saved, out: Path) -> None:
     """A folder for `PeftModel.from_pretrained`.
 
     Raises:
-        CheckpointError: the folder holds something or cannot be written; a tensor that is none of the two parts'.
+        CheckpointError: the folder holds something or cannot be written; a tensor that is none of the three parts'.
     """
-    lora, projector = _part(saved.state, PREFIX), _part(saved.state, PROJECTOR_PREFIX)
-    if odd := sorted(
-        set(saved.state) - {PREFIX + name for name in lora} - {PROJECTOR_PREFIX + name for name in projector}
-    ):
+    lora, projector, head = (_part(saved.state, prefix) for prefix in (PREFIX, PROJECTOR_PREFIX, HEAD))
+    if odd := sorted(name for name in saved.state if not name.startswith((PREFIX, PROJECTOR_PREFIX, HEAD))):
         raise CheckpointError(f"--out {out}: peft's format has no place for {odd[0]!r}; keep our own format")
     if not isinstance(saved.method, LoRA):
         raise CheckpointError(f"--out {out}: peft's format is for method lora, not {saved.method_name}")
@@ -67,6 +76,18 @@ def write(saved: Saved, out: Path) -> None:
         save_file(lora, beside / TENSORS, metadata={"format": "pt"})
         if projector:
             save_file({PROJECTOR_PREFIX + name: tensor for name, tensor in projector.items()}, beside / PROJECTOR)
+        if head:
+            save_file({HEAD + name: tensor for name, tensor in head.items()}, beside / HEAD_FILE)
+
+
+def _new_projector(method: Method, model: VLModel) -> dict[str, Tensor]:
+    """The visual prompt that training from seed 0 begins with; none on an encoder, which needs none."""
+    if not isinstance(method, LoRA) or "llm.input" not in model.offers:
+        return {}
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(SEED)
+        prompt = method.visual_prompt(model)
+    return {PROJECTOR_PREFIX + name: parameter.detach() for name, parameter in prompt.named_parameters()}
 
 
 def _part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -12,6 +12,9 @@ from safetensors import SafetensorError
 
 from harness.checkpoints import CheckpointError
 
+WITHOUT_HEAD = "leave the task's head out with --without-head"
+"""What to do where a format has no place for one."""
+
 
 @contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
@@ -77,6 +80,6 @@ def check_new_file(path: Path) -> None:
 def _writable(path: Path) -> Iterator[None]:
     try:
         yield
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or error
+    except (OSError, SafetensorError, RuntimeError) as error:  # the last of torch.save, where a disk is full
+        reason = getattr(error, "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0]
         raise CheckpointError(f"--out {path}: cannot be written ({reason}); name another place") from error

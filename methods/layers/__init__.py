@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from methods import Handle, Images, Insert, VLModel
+from methods import Handle, Images, Insert, Slot, VLModel
 
 VISION_ADAPTER_SCALE = 0.1  # fixed in the authors' vision towers; not the methods' alpha
 
@@ -109,9 +109,7 @@ def attach_branches(model: VLModel, adapters: nn.ModuleList) -> list[Handle]:
 
 
 def scatter_rows(memory: Float[Tensor, "N S D"], rows: Tensor, batch_size: int) -> Float[Tensor, "B S D"]:
-    """Put the memories of the rows with an image into a batch; rows without one stay zero."""
-    if len(rows) == batch_size:
-        return memory
+    """Put the memories of the rows with an image into a batch, whatever their order; rows without one stay zero."""
     return memory.new_zeros(batch_size, *memory.shape[1:]).index_copy(0, rows, memory)
 
 
@@ -124,27 +122,26 @@ class SlotEmbeddings(nn.Module):
         self.adapter_emb2 = nn.Parameter(torch.zeros(1, slots, width))
 
 
-class Memory:
+class Memory(Slot):
     """The keys and values of one forward, made once and read by every layer."""
 
-    def __init__(self) -> None:
-        self._keys: Tensor | None = None
-        self._values: Tensor | None = None
+    value: tuple[Tensor, Tensor] | None = None
 
     def write(self, keys: Float[Tensor, "B S D"], values: Float[Tensor, "B S D"]) -> None:
         """Set what the layers of this forward read."""
-        self._keys, self._values = keys, values
+        self.value = keys, values
 
     def reader(self, read: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
         """A branch for one layer: `read(x, keys, values)` in the dtype of x, cast once per forward."""
 
         def branch(x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
-            if self._keys is None or self._values is None:
+            if self.value is None:
                 raise RuntimeError("a layer reads the memory before the image hook has written it")
-            if self._keys.dtype != x.dtype:
-                self._keys, self._values = self._keys.to(x.dtype), self._values.to(x.dtype)
+            keys, values = self.value
+            if keys.dtype != x.dtype:
+                keys, values = self.value = keys.to(x.dtype), values.to(x.dtype)
             # Beams of one row lie side by side in the batch and read the same memory, as more tokens of that row.
-            folded = x.reshape(len(self._keys), -1, x.shape[2])
-            return read(folded, self._keys, self._values).reshape(x.shape)
+            folded = x.reshape(len(keys), -1, x.shape[2])
+            return read(folded, keys, values).reshape(x.shape)
 
         return branch

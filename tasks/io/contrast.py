@@ -33,7 +33,10 @@ class Heads(nn.Module):
 
     @classmethod
     def native(cls, tensors: Mapping[str, Tensor]) -> Heads:
-        """The frozen heads of a checkpoint: `vision_head.weight`, `language_head.weight` [W, D] and `logit_scale`."""
+        """The heads of a checkpoint: `vision_head.weight`, `language_head.weight` [W, D] and `logit_scale`.
+
+        Frozen, as MultiWay-Adapter leaves them; full fine-tuning frees them.
+        """
         width, embed_width = tensors["vision_head.weight"].shape
         heads = cls(embed_width, width, temperature=1.0)
         # Not load_state_dict: it would leave the parameters of a model without weights (device meta) as they are.

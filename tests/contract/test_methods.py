@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import pytest
 import torch
 
 import methods
+from harness import backbones
 from methods import Attachment, Batch
 
 if TYPE_CHECKING:
     from harness.backbones.decoder import DecoderModel
 
 FIELDS = {"ademvl": {"scales": (16, 4)}, "memvp": {"slots": 20}, "blind": {"fields": (("scales", (16, 4)),)}}
+TRAINED = [name for name in methods.names() if methods.load(name).trains]
 TEXTS = ["Question: what?\nResponse:", "Q: a longer one, with more words in it?\nResponse:", "Response:"]
 
 
@@ -101,7 +105,7 @@ def test_state_survives_a_round_trip(name: str, tiny_model: DecoderModel) -> Non
     assert torch.equal(tiny_model.logits(make_batch(tiny_model)), expected)
 
 
-@pytest.mark.parametrize("name", [name for name in methods.names() if methods.load(name).trains])
+@pytest.mark.parametrize("name", TRAINED)
 def test_state_of_another_shape_is_refused_by_name(name: str, tiny_model: DecoderModel) -> None:
     attachment = attach(name, tiny_model)
     state = attachment.state_dict()
@@ -160,6 +164,62 @@ def test_decoding_with_a_cache_equals_a_full_forward(name: str, tiny_model: Deco
             torch.testing.assert_close(step[row], logits[row, length - 1 - back], rtol=0, atol=1e-4)
 
 
+def contrast(model: DecoderModel) -> torch.Tensor:
+    """One number out of two forwards, of pictures and of texts, as retrieval makes it."""
+    images = model.encode(["a picture of"] * 3, answers=None, images=pictures(3))
+    texts = model.encode(TEXTS, answers=None, images=[None] * 3)
+    return (model.embed(images) @ model.embed(texts).T).log_softmax(dim=1).diagonal().mean()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("name", TRAINED)
+def test_recomputed_layers_give_the_gradients_of_their_own_forward(
+    name: str, precision: backbones.Precision, tiny_folders: tuple[Path, Path]
+) -> None:
+    spec = backbones.BackboneSpec("tiny", *map(str, tiny_folders))
+    model = cast("DecoderModel", backbones.load(spec, precision=precision))
+    attachment = attach(name, model)
+    randomise(attachment)
+
+    def gradients() -> dict[str, torch.Tensor]:
+        for parameter in attachment.parameters():
+            parameter.grad = None
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"):
+            loss = contrast(model)
+        loss.backward()
+        return {key: p.grad for key, p in attachment.named_parameters() if p.grad is not None}
+
+    expected = gradients()
+    model.recompute()
+    found = gradients()
+    assert found.keys() == expected.keys()
+    assert any(gradient.abs().sum() > 0 for gradient in expected.values())
+    for key, gradient in expected.items():
+        torch.testing.assert_close(found[key], gradient, msg=lambda said, key=key: f"{key}: {said}")
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_recomputed_layers_leave_nothing_behind(name: str, tiny_model: DecoderModel) -> None:
+    attachment = attach(name, tiny_model)
+    tiny_model.recompute()
+    counts = []
+    for _ in range(3):
+        tiny_model.loss(make_batch(tiny_model)).backward()
+        for parameter in attachment.parameters():
+            parameter.grad = None
+        gc.collect()
+        counts.append(sum(issubclass(type(thing), torch.Tensor) for thing in gc.get_objects()))
+    assert counts[1] == counts[2]
+
+
+@pytest.mark.parametrize("name", methods.names())
+def test_images_may_come_in_any_order(name: str, tiny_model: DecoderModel) -> None:
+    randomise(attach(name, tiny_model))
+    batch = make_batch(tiny_model, rows=(0, 1))
+    turned = dataclasses.replace(batch, pixel_values=batch.pixel_values.flip(0), image_rows=batch.image_rows.flip(0))
+    torch.testing.assert_close(tiny_model.logits(turned), tiny_model.logits(batch))
+
+
 @pytest.mark.parametrize("name", ["ademvl", "memvp"])
 def test_the_image_matters_and_blind_withholds_it(name: str, tiny_model: DecoderModel) -> None:
     def scores(image: torch.Tensor | None) -> list[float]:
@@ -176,7 +236,7 @@ def test_the_image_matters_and_blind_withholds_it(name: str, tiny_model: Decoder
     assert scores(one) == scores(other) == scores(None)
 
 
-@pytest.mark.parametrize("name", [name for name in methods.names() if methods.load(name).trains])
+@pytest.mark.parametrize("name", TRAINED)
 def test_a_tiny_batch_is_overfitted(name: str, tiny_model: DecoderModel) -> None:
     attachment = strong(name).attach(tiny_model, 0)
     optimizer = torch.optim.AdamW(attachment.parameters(), lr=3e-2)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
+import torch
 
 import methods
 import tasks
-from harness import params
+from harness import cli, params
 from harness.backbones import BackboneSpec
+from harness.backbones.beit3.load import SHAPES
+from tests.tiny_beit3 import TINY, tiny_beit3, write_checkpoint
 
 EXACT = [
     ("llama-7b", "ademvl", {}, 4_530_432),
@@ -47,6 +51,30 @@ def test_json_and_markdown_hold_the_same_numbers() -> None:
     assert found["memvp"]["trainable_params"] is None
     assert "more than memvp.slots=100" in found["memvp"]["reason"]
     assert "4,530,432" in params.report(chosen, spec, task=None, format="md")
+
+
+def test_the_heads_of_a_checkpoint_are_not_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(SHAPES, "beit3-base", TINY)
+    heads = {"vision_head.weight": torch.ones(64, 64), "language_head.weight": torch.ones(64, 64)}
+    full = tmp_path / "full.pth"
+    write_checkpoint(tiny_beit3(), full, heads | {"logit_scale": torch.tensor(2.5)})
+    bare = write_checkpoint(tiny_beit3(), tmp_path / "bare.pth")
+
+    def counted(*flags: str) -> dict[str, int]:
+        argv = ["params", "--methods", "mwa,full,frozen", "--backbone", "beit3-base", "--task", "retrieval"]
+        assert cli.main([*argv, "--format", "json", *flags]) == 0
+        return {name: row["task_params"] for name, row in json.loads(capsys.readouterr().out).items()}
+
+    new = 2 * 64**2 + 1
+    assert counted() == counted("--encoder", str(bare)) == {"mwa": new, "full": new, "frozen": 0}
+    assert counted("--encoder", str(full)) == {"mwa": 0, "full": new, "frozen": 0}  # `full` trains those that are there
+    nowhere = str(tmp_path / "nowhere.pth")
+    assert cli.main(["params", "--methods", "mwa", "--backbone", "beit3-base", "--encoder", nowhere]) == 2
+    assert capsys.readouterr().err == (
+        f"vltune: error: --encoder {nowhere}: no such file; give an official BEiT-3 .pth or a .safetensors file\n"
+    )
 
 
 @pytest.mark.parametrize(("backbone", "count"), [("beit3-base", 59_122_176), ("beit3-large", 207_989_760)])

@@ -11,6 +11,7 @@ import pytest
 
 import methods
 from harness import cli, machine
+from harness.backbones import BackboneError
 from harness.plan import Plan, TrainOptions, build, build_methods
 from harness.settings import UsageError
 
@@ -55,6 +56,16 @@ def test_other_backbones_get_the_papers_values(make: Make) -> None:
     assert (plan.recipe, plan.precision) == ("paper", "fp32")
     assert by_method(plan)["ademvl"] == methods.get("ademvl")
     assert plan.cells[0].train == TrainOptions(epochs=20, lr=1.125e-3)
+
+
+def test_an_image_size_is_for_beit3_and_explicit(make: Make) -> None:
+    flags = ("--backbone", "beit3-base", "--weights", "random")
+    plan = make(*flags, "--image-size", "384", chosen="mwa", task="retrieval")
+    assert plan.backbone.image_size == 384
+    assert plan.cells[0].explicit["image_size"] == 384
+    assert "image_size" not in make(*flags, chosen="mwa", task="retrieval").cells[0].explicit
+    with pytest.raises(BackboneError, match="--image-size is for beit3-base and beit3-large"):
+        make("--image-size", "384")
 
 
 def test_slots_of_the_13b_model(make: Make) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from harness import cli
+from harness.checkpoints import own
 from tasks.mini import pairs
 
 Run = Callable[..., int]
@@ -99,3 +100,41 @@ def test_what_does_not_fit_is_one_line_before_any_training(
     assert vltune("--init", f"lora={folder}", methods="lora") == 2
     assert "holds a checkpoint of llava, not of lora" in capsys.readouterr().err
     assert len(made(tmp_path)) == 1
+
+
+def test_heads_that_do_not_fit_are_one_line_before_any_training(
+    vltune: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert vltune("--save", "--set", "retrieval.width=8", steps=1) == 0
+    [(file, _)] = made(tmp_path)
+    folder = saved(file, tmp_path)
+    again = ("--init", f"llava={folder}")
+    assert vltune(*again, "--set", "retrieval.width=8", steps=0) == 0
+    capsys.readouterr()
+    assert vltune(*again, steps=0) == 2
+    shapes = "has shape (8, 48), expected (256, 48); take the task, its options (--set) and the backbone"
+    assert f"'head.language_head.weight' {shapes}" in capsys.readouterr().err
+    found = own.load(folder)
+    state = {name: tensor for name, tensor in found.state.items() if "logit_scale" not in name}
+    own.save(tmp_path / "part", method_name="llava", method=found.method, state=state, backbone="", note="")
+    assert vltune("--init", f"llava={tmp_path / 'part'}", "--set", "retrieval.width=8", steps=0) == 2
+    err = capsys.readouterr().err
+    assert "lacks 'head.logit_scale' of shape ()" in err
+    assert len(err.splitlines()) == 1
+    assert len(made(tmp_path)) == 2
+
+
+def test_a_checkpoint_of_another_backbone_is_told_once(
+    vltune: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert vltune("--save", steps=1) == 0
+    [(file, _)] = made(tmp_path)
+    found = own.load(saved(file, tmp_path))
+    options = {"method_name": "llava", "method": found.method, "state": found.state, "note": ""}
+    own.save(tmp_path / "other", backbone="another", **options)  # type: ignore[arg-type]
+    capsys.readouterr()
+    assert vltune("--init", f"llava={saved(file, tmp_path)}", steps=0) == 0
+    assert "trained on" not in capsys.readouterr().err
+    assert vltune("--init", f"llava={tmp_path / 'other'}", "--seeds", "0,1", steps=0) == 0
+    [line] = [line for line in capsys.readouterr().err.splitlines() if "trained on" in line]
+    assert line == ("--init of llava on llm+clip: was trained on another, whose features may mean something else")

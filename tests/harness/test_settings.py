@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import pytest
@@ -91,17 +91,3 @@ def test_refuses_overrides_of_another_form(item: str) -> None:
 def test_refuses_a_field_set_twice() -> None:
     with pytest.raises(UsageError, match="a.x is set twice; keep one"):
         settings.parse_overrides(["a.x=1", "a.x=2"])
-
-
-def test_limits_let_none_pass_and_name_field_and_limit() -> None:
-    @dataclass(frozen=True)
-    class Limited:
-        value: float | None = field(default=None, metadata={"above": 0, "low": -1, "below": 2})
-
-        def __post_init__(self) -> None:
-            settings.check_limits(self)
-
-    assert settings.make(Limited, {"value": None}, scope="x").value is None
-    for value, message in ((-2, "at least -1"), (0, "above 0"), (2, "below 2")):
-        with pytest.raises(UsageError, match=f"x: value must be {message}, got {value}"):
-            settings.make(Limited, {"value": value}, scope="x")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import dataclass
 
 import pytest
 
@@ -51,6 +52,31 @@ def test_an_unknown_field_gets_a_suggestion() -> None:
 def test_values_out_of_range_are_refused(name: str, fields: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         methods.get(name, **fields)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limited(methods.Method):
+    whole: float | None = methods.setting(None, "", low=-1, high=2)
+    open: float | None = methods.setting(None, "", above=-1, below=2)
+    every: tuple[int, ...] = methods.setting((), "", above=0, high=9)
+
+    def attach(self, model: methods.VLModel, seed: int) -> methods.Attachment:
+        raise NotImplementedError
+
+
+def test_limits_of_every_kind_are_held() -> None:
+    assert Limited(whole=-1, every=(1, 9)).open is None
+    assert Limited(whole=2, open=0.5) != Limited()
+    for fields, said in (
+        ({"whole": -1.5}, "whole must be at least -1, got -1.5"),
+        ({"whole": 2.5}, "whole must be at most 2, got 2.5"),
+        ({"open": -1}, "open must be above -1, got -1"),
+        ({"open": 2}, "open must be below 2, got 2"),
+        ({"every": (1, 0)}, "every must be above 0, got 0"),
+        ({"every": (10, 1)}, "every must be at most 9, got 10"),
+    ):
+        with pytest.raises(ValueError, match=f"^{said}$"):
+            Limited(**fields)  # type: ignore[arg-type]
 
 
 def test_lists_are_as_good_as_tuples() -> None:

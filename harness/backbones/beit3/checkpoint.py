@@ -20,7 +20,7 @@ from harness.checkpoints import CheckpointError, reading
 logger = logging.getLogger(__name__)
 
 PREFIX = "beit3."
-VISION_POSITIONS = "encoder.embed_positions.A.weight"
+VISION_POSITIONS, PATCHES = "encoder.embed_positions.A.weight", "vision_embed.proj.weight"
 HEAD = ("vision_head.weight", "language_head.weight", "logit_scale")
 ADAPTERS = re.compile(r"beit3\.encoder\.layers\.\d+\.(adaptmlp_text|adaptmlp_vision|enhancemlp)\.")
 OTHER_HEADS = re.compile(r"(\w*head\w*|pooler|fc_norm|criterion|mlm_\w+|mim_\w+)(\.|$)")
@@ -38,7 +38,7 @@ def read(path: Path, expected: Mapping[str, Tensor]) -> Weights:
     """The weights of a file, fitted to the names and shapes of `expected` (the encoder's state, on any device).
 
     Position embeddings of another image size are interpolated. Heads of pretraining and of other tasks, and adapters of
-    MultiWay-Adapter, are left out and logged in one line.
+    MultiWay-Adapter, are left out. Each is logged in one line.
 
     Raises:
         BackboneError: no such file, not a checkpoint, a pickle that needs code, keys that are missing or unknown (all
@@ -58,8 +58,13 @@ def read(path: Path, expected: Mapping[str, Tensor]) -> Weights:
     encoder = {name: own[PREFIX + name] for name in expected}
     _check_numbers(path, {PREFIX + name: tensor for name, tensor in encoder.items()} | head)
     width = expected[VISION_POSITIONS].shape[1]
-    if encoder[VISION_POSITIONS].shape[1:] == (width,):
-        encoder[VISION_POSITIONS] = resize_positions(encoder[VISION_POSITIONS], len(expected[VISION_POSITIONS]))
+    table = encoder[VISION_POSITIONS]
+    if table.shape[1:] == (width,):
+        encoder[VISION_POSITIONS] = resize_positions(table, len(expected[VISION_POSITIONS]))
+        if encoder[VISION_POSITIONS] is not table:
+            patch = expected[PATCHES].shape[-1]
+            old, new = (_side(len(rows)) * patch for rows in (table, encoder[VISION_POSITIONS]))
+            logger.warning("%s: made for pictures of %d px, resized to %d px (see --image-size)", path, old, new)
     for name, tensor in encoder.items():
         _check_shape(path, PREFIX + name, tensor, expected[name].shape)
     for name, tensor in head.items():
@@ -73,12 +78,17 @@ def resize_positions(table: Tensor, rows: int) -> Tensor:
     A table whose patches form no square is returned as it is. Source: BEiT-3's `load_model_and_may_interpolate`.
     """
     fixed = FIRST_POSITION + 1
-    old, new = math.isqrt(max(len(table) - fixed, 0)), math.isqrt(rows - fixed)
+    old, new = _side(len(table)), _side(rows)
     if len(table) == rows or old**2 != len(table) - fixed or new**2 != rows - fixed:
         return table
     grid = table[fixed:].float().unflatten(0, (old, old)).permute(2, 0, 1)[None]
     resized = F.interpolate(grid, size=(new, new), mode="bicubic", align_corners=False)
     return torch.cat([table[:fixed], resized[0].flatten(1).T.to(table.dtype)])
+
+
+def _side(rows: int) -> int:
+    """Patches per side of a position table."""
+    return math.isqrt(max(rows - FIRST_POSITION - 1, 0))
 
 
 def _ignored(name: str) -> bool:

@@ -37,7 +37,7 @@ def load(
     Args:
         name: one of `SHAPES`, or any label when `shape` is given.
         weights_path: an official `.pth` or a `.safetensors` file; None for random weights.
-        tokenizer_path: the official `beit3.spm`; None (for random weights only) for one token per byte.
+        tokenizer_path: the official `beit3.spm`; None (for random weights and device `meta`) for one token per byte.
         device: `cpu`, `cuda:N`, or `meta` (shapes only, nothing is allocated).
         dtype: what the frozen weights are kept in.
         text_tokens: make every text so long, repeated or cut.
@@ -55,7 +55,7 @@ def load(
             sizes = replace(sizes, image_size=image_size)
         except ValueError as error:
             raise BackboneError(f"{name}: {error}") from error
-    if weights_path is not None and tokenizer_path is None:
+    if weights_path is not None and tokenizer_path is None and device != "meta":
         raise BackboneError(f"{weights_path}: these weights need their tokenizer; give the path of beit3.spm too")
     text = byte_ids() if tokenizer_path is None else sentencepiece_ids(tokenizer_path, vocab=sizes.vocab)
     text.exact_length = text_tokens

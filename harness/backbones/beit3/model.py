@@ -49,7 +49,6 @@ class EncoderModel(Backbone):
             vision_width=shape.width,
             vision_layers=shape.layers,
             patches=shape.patches,
-            has_cls=True,
             vocab=shape.vocab,
         )
         self._withheld = 0
@@ -83,10 +82,7 @@ class EncoderModel(Backbone):
         block = self._layer(tower, layer)
         if reads == "normed":
             return block.ffn.register_forward_hook(lambda _, args, out: out + branch(args[0]).to(out.dtype))
-        added: list[Tensor] = []
-        reading = block.final_layer_norm.register_forward_pre_hook(lambda _, args: added.append(branch(args[0])))
-        writing = block.ffn.register_forward_hook(lambda _, args, out: out + added.pop().to(out.dtype))
-        return Undo(reading.remove, writing.remove)
+        return self._beside(block.final_layer_norm, block.ffn, branch)
 
     def on_block(self, tower: Tower, layer: int, branch: Branch) -> Handle:
         """See `VLModel.on_block`."""
@@ -190,7 +186,7 @@ class EncoderModel(Backbone):
             raise ValueError(
                 f"{len(batch.input_ids) - len(batch.image_rows)} of {len(batch.input_ids)} rows have no image"
             )
-        vision = self._embed_images(batch.pixel_values)
+        vision = self._embed_images(batch.pixel_values[batch.image_rows.argsort()])
         visible = _visible(batch.input_ids, batch.lengths)
         embeds = torch.cat([vision, self.encoder.embed_texts(batch.input_ids, visible)], dim=1)
         seen = torch.cat([visible.new_ones(vision.shape[:2]), visible], dim=1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from torch import Tensor
@@ -63,6 +65,13 @@ def test_fused_rows_read_both_and_need_both(model: EncoderModel) -> None:
     assert not torch.allclose(hidden[0, 17], swapped[0, 17], atol=1e-4)
     with pytest.raises(ValueError, match="1 of 2 rows have no image"):
         model.fused(model.encode(TEXTS[:2], answers=None, images=[one, None]))
+
+
+def test_images_may_come_in_any_order(model: EncoderModel) -> None:
+    batch = model.encode(TEXTS[:2], answers=None, images=pictures(2))  # type: ignore[arg-type]
+    turned = dataclasses.replace(batch, pixel_values=batch.pixel_values.flip(0), image_rows=batch.image_rows.flip(0))
+    torch.testing.assert_close(model.fused(turned), model.fused(batch))
+    torch.testing.assert_close(model.embed(turned), model.embed(batch))
 
 
 def test_visual_tokens_are_all_none_or_the_first(model: EncoderModel) -> None:

@@ -12,10 +12,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from harness.backbones import BackboneError
+from harness import backbones
+from harness.backbones import BackboneError, BackboneSpec
 from harness.backbones.beit3 import checkpoint
 from harness.backbones.beit3.checkpoint import Weights, resize_positions
-from harness.backbones.beit3.load import load
+from harness.backbones.beit3.load import SHAPES, load
 from harness.backbones.beit3.model import EncoderModel
 from tests.tiny_beit3 import TINY, tiny_beit3, write_checkpoint
 
@@ -236,6 +237,50 @@ def test_another_image_size_interpolates_the_patches_alone(tmp_path: Path) -> No
     lower, upper = (sum(cubic(at - k) * k for k in range(4)) for at in (1.25, 1.75))
     expected = [[row + 10 * column for column in (lower, upper)] for row in (lower, upper)]
     torch.testing.assert_close(grid[3:5, 3:5], torch.tensor(expected))
+
+
+def test_resized_positions_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = write_checkpoint(tiny_beit3(), tmp_path / "beit3.pth")
+    read(path)
+    assert caplog.messages == []
+    read(path, image_size=112)
+    assert caplog.messages == [f"{path}: made for pictures of 56 px, resized to 112 px (see --image-size)"]
+
+
+@pytest.fixture
+def tiny_base(monkeypatch: pytest.MonkeyPatch) -> str:
+    """A name under which the tiny shape is loaded."""
+    monkeypatch.setitem(SHAPES, "beit3-base", TINY)
+    return "beit3-base"
+
+
+def test_a_spec_says_which_image_size(tiny_base: str, tmp_path: Path) -> None:
+    model = backbones.load(BackboneSpec(tiny_base, weights="random", image_size=112))
+    assert (model.image_size, model.shape.patches) == (112, 64)
+    path = str(write_checkpoint(tiny_beit3(), tmp_path / "beit3.pth"))
+    assert backbones.load(BackboneSpec(tiny_base, encoder=path, image_size=112), device="meta").shape.patches == 64
+    with pytest.raises(BackboneError, match="beit3-base: image_size must be a multiple of the patch size 14, got 60"):
+        backbones.load(BackboneSpec(tiny_base, weights="random", image_size=60))
+    with pytest.raises(BackboneError, match="--image-size is for beit3-base and beit3-large"):
+        backbones.check(BackboneSpec("mini", image_size=224))
+
+
+def test_a_file_of_weights_and_random_weights_exclude_each_other(tiny_base: str, tmp_path: Path) -> None:
+    path = str(write_checkpoint(tiny_beit3(), tmp_path / "beit3.pth"))
+    with pytest.raises(BackboneError, match="--weights random takes none: drop one of the two"):
+        backbones.check(BackboneSpec(tiny_base, encoder=path, weights="random"))
+    with pytest.raises(BackboneError, match="--encoder nowhere.pth: no such file"):
+        backbones.check(BackboneSpec(tiny_base, encoder="nowhere.pth", tokenizer="x.spm"))
+    with pytest.raises(BackboneError, match=r"give --encoder FILE\.pth --tokenizer beit3\.spm"):
+        backbones.check(BackboneSpec(tiny_base, encoder=path))
+
+
+def test_sizes_need_no_tokenizer(tiny_base: str, tmp_path: Path) -> None:
+    heads = {"vision_head.weight": torch.ones(64, 64), "language_head.weight": torch.ones(64, 64)}
+    path = write_checkpoint(tiny_beit3(), tmp_path / "beit3.pth", heads | {"logit_scale": torch.tensor(2.5)})
+    model = backbones.load(BackboneSpec(tiny_base, encoder=str(path)), device="meta")
+    assert model.native_head is not None
+    assert {tensor.device.type for tensor in model.native_head.values()} == {"meta"}
 
 
 def test_tables_that_fit_or_are_not_square_stay_as_they_are() -> None:

@@ -29,7 +29,7 @@ def test_a_pair_of_folders_loads_frozen(tiny_folders: tuple[Path, Path]) -> None
     model = load(*tiny_folders)
     assert not any(parameter.requires_grad for parameter in model.parameters())
     assert model.name == "llm+clip"
-    assert (model.shape.llm_layers, model.shape.patches, model.shape.has_cls) == (2, 16, True)
+    assert (model.shape.llm_layers, model.shape.patches, "vision.cls" in model.offers) == (2, 16, True)
     assert model.folders == tiny_folders
 
 
@@ -63,6 +63,18 @@ def test_a_branch_beside_a_dinov2_ffn_is_not_scaled_by_its_layer_scale(tmp_path:
     torch.testing.assert_close(block(x, None), plain + 1)
     handle.remove()
     assert torch.equal(block(x, None), plain)
+
+
+@pytest.mark.parametrize("weights", ["pretrained", "random"])
+def test_a_folder_below_the_home_folder(
+    weights: str, tiny_folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tiny_folders[0].parent))
+    model = load("~/llm", "~/clip", weights=weights)
+    assert model.name == "llm+clip"
+    assert model.folders == (tiny_folders if weights == "pretrained" else ())
+    with pytest.raises(BackboneError, match="~nobody-of-that-name/llm: nobody has such a home folder"):
+        load("~nobody-of-that-name/llm", "~/clip")
 
 
 def test_random_weights_are_seeded_and_have_no_folder(tiny_folders: tuple[Path, Path]) -> None:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import methods
 from harness import backbones
-from harness.backbones.decoding import greedy
+from harness.backbones.decoding import GreedySteps, greedy
 from harness.backbones.inputs import select
 from tests.contract.test_methods import attach, pictures, randomise
 
@@ -88,16 +89,45 @@ def test_greedy_may_be_asked_for_one_token(sharp_model: DecoderModel) -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_recorded_step_chooses_what_a_plain_one_chooses() -> None:
-    on_gpu, on_cpu = (
-        backbones.load(backbones.BackboneSpec("mini"), device=device, precision="fp32") for device in ("cuda:0", "cpu")
-    )
-    prompts = ["the picture shows", "what is this?"]
+@pytest.mark.parametrize("name", methods.names())
+def test_a_recorded_step_chooses_what_a_plain_one_chooses(name: str, tiny_folders: tuple[Path, Path]) -> None:
+    spec = backbones.BackboneSpec("tiny", *map(str, tiny_folders))
+    on_cpu, on_gpu = (backbones.load(spec, device=device, precision="fp32") for device in ("cpu", "cuda:0"))
+    trained = attach(name, on_cpu)
+    randomise(trained)
+    attach(name, on_gpu).load_state_dict(trained.state_dict())
     chosen = [
-        model.generate(model.encode(prompts, answers=None, images=[None, None]), max_new_tokens=16)
-        for model in (on_gpu, on_cpu)
+        greedy(model, model.encode(PROMPTS, answers=None, images=[*pictures(2), None]), max_new_tokens=16)
+        for model in (on_cpu, on_gpu)
     ]
     assert chosen[0] == chosen[1]
+
+
+# What they are called depends on whether inference mode is on.
+_QUESTIONS = [
+    torch.ops.aten.is_nonzero.default,
+    torch.ops.aten.item.default,
+    torch.ops.aten._local_scalar_dense.default,
+]
+
+
+class _NoAnswers(TorchDispatchMode):
+    """Refuses to tell the host what is in a tensor, as the device does while a CUDA graph is recorded."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in _QUESTIONS:
+            raise AssertionError(f"the host waits for the device: {func}")
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", methods.names())
+def test_a_step_after_the_first_asks_the_device_for_nothing(name: str, tiny_model: DecoderModel) -> None:
+    attach(name, tiny_model)
+    batch = tiny_model.encode(PROMPTS, answers=None, images=[*pictures(2), None])
+    steps = GreedySteps(tiny_model, tiny_model.prefill(batch), room=4)
+    steps.advance()
+    with _NoAnswers():
+        steps.advance()
 
 
 @pytest.mark.parametrize("name", methods.names())

@@ -47,6 +47,14 @@ def test_labels_cover_the_answer_and_the_end_only() -> None:
     assert encoder.row("ab", None, room=64).labels == [IGNORED] * 3
 
 
+@pytest.mark.parametrize("room", [0, -3])
+def test_a_row_needs_room(room: int) -> None:
+    encoder = TextEncoder(byte_tokenizer(), max_length=64)
+    assert encoder.row("abcd", None, room=2).ids == [1, *encoder.ids("a")]
+    with pytest.raises(ValueError, match="no room for text in a context of 64 tokens"):
+        encoder.row("abcd", None, room=room)
+
+
 def test_the_unknown_token_is_never_a_label() -> None:
     tokenizer = byte_tokenizer()
     encoder = TextEncoder(tokenizer, max_length=64)

@@ -197,5 +197,18 @@ def test_a_folder_of_another_method_is_refused(tmp_path: Path, refused: Refused)
     head = {"head.weight": torch.zeros(1)}
     own.save(tmp_path / "h", method_name="memvp", method=method, state=head, backbone="x", note="")
     line = refused("export", "--format", "memvp", tmp_path / "h", "--out", tmp_path / "x.pth")
-    assert "the authors' format has no place for 'head.weight'" in line
+    assert "the authors' format has no place for 'head.weight'; leave the task's head out with --without-head" in line
     assert not (tmp_path / "x.pth").exists()
+
+
+def test_a_tasks_head_is_left_out_when_asked(
+    tmp_path: Path, tiny_model: DecoderModel, converted: Imported, refused: Refused
+) -> None:
+    method = methods.get("memvp", **FIELDS["memvp"])
+    state = random_state(method, tiny_model)
+    head = {"head.logit_scale": torch.zeros(())}
+    own.save(tmp_path / "x", method_name="memvp", method=method, state=state | head, backbone="x", note="")
+    back = converted("export", "memvp", tmp_path / "x", "--without-head", name="x.pth")
+    assert same(torch.load(back, weights_only=True)["model"], {authors.theirs(key): t for key, t in state.items()})
+    line = refused("export", "--format", "llama", tmp_path / "x", "--out", tmp_path / "y", "--without-head")
+    assert line == "--without-head: format llama is a language model without a task; drop --without-head"

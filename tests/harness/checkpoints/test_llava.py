@@ -67,6 +67,34 @@ def test_another_shape(projector: nn.Sequential, tmp_path: Path, refused: Refuse
     assert "for llava on llama-7b: 'adapter_projector.fc1.weight' has shape (48, 32), expected (4096, 1024)" in line
 
 
+def test_the_note_says_which_features_it_was_trained_on(
+    projector: nn.Sequential, tmp_path: Path, converted: Imported, pair: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    torch.save({f"model.mm_projector.{key}": t for key, t in projector.state_dict().items()}, tmp_path / "p.bin")
+    saved = own.load(converted("import", "llava", tmp_path / "p.bin", *pair))
+    assert saved.note.endswith("; trained on features before post_layernorm, which are read behind it here: "
+                               "train it further before use")  # fmt: skip
+    [line] = caplog.messages
+    assert line.startswith(f"{tmp_path / 'p.bin'}: trained on features before post_layernorm")
+
+
+def test_a_tasks_head_is_left_out_when_asked(
+    projector: nn.Sequential, tmp_path: Path, converted: Imported, refused: Refused
+) -> None:
+    state = {
+        f"adapter_projector.fc{2 if key[0] == '2' else 1}{key[1:]}": t for key, t in projector.state_dict().items()
+    }
+    head = {"head.logit_scale": torch.zeros(())}
+    method = methods.get("llava")
+    own.save(tmp_path / "x", method_name="llava", method=method, state=state | head, backbone="x", note="")
+    line = refused("export", "--format", "llava", tmp_path / "x", "--out", tmp_path / "p.bin")
+    assert "has no place for 'head.logit_scale'; leave the task's head out with --without-head or keep our own" in line
+    written = torch.load(
+        converted("export", "llava", tmp_path / "x", "--without-head", name="p.bin"), weights_only=True
+    )
+    assert same(written, {f"model.mm_projector.{key}": tensor for key, tensor in projector.state_dict().items()})
+
+
 def test_a_trained_language_model_has_no_place_in_it(tmp_path: Path, refused: Refused) -> None:
     state = {"llm.lm_head.weight": torch.zeros(2)}
     method = methods.get("llava", train_llm=True)

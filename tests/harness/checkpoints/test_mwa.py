@@ -13,7 +13,7 @@ from torch import Tensor
 import methods
 from harness import backbones
 from harness.backbones.beit3.model import EncoderModel
-from harness.checkpoints import beit3, convert, own
+from harness.checkpoints import CheckpointError, beit3, convert, own
 from tests.golden import GOLDEN, NEEDS_GOLDEN
 from tests.harness.checkpoints.conftest import Refused, random_state, same
 from tests.tiny_beit3 import tiny_beit3, write_checkpoint
@@ -51,6 +51,31 @@ def test_there_and_back(heads: bool, tmp_path: Path, tiny: EncoderModel) -> None
     )
     convert.export("beit3", tmp_path / "ours", tmp_path / "back.pth")
     assert same(torch.load(tmp_path / "back.pth", weights_only=True)["model"], state)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"vision_head.weight": torch.zeros(64, 32)},
+            "'head.vision_head.weight' has shape (64, 32), expected (64, 64)",
+        ),
+        ({"language_head.weight": torch.zeros(32, 64)}, "'head.language_head.weight' has shape (32, 64), expected"),
+        ({"logit_scale": torch.zeros(1)}, "'head.logit_scale' has shape (1,), expected ()"),
+        ({"logit_scale": None}, "lacks 'head.logit_scale' of shape ()"),
+        ({"vision_head.weight": None}, "lacks 'head.vision_head.weight' of shape (64, 64)"),
+    ],
+)
+def test_heads_that_do_not_fit_are_refused(
+    change: dict[str, Tensor | None], message: str, tmp_path: Path, tiny: EncoderModel
+) -> None:
+    state = {key: t for key, t in (trained(tiny, heads=True) | change).items() if t is not None}
+    torch.save({"model": state}, tmp_path / "x.pth")
+    spec = backbones.BackboneSpec("beit3-base")
+    with pytest.raises(CheckpointError) as raised:
+        convert.import_("beit3", tmp_path / "x.pth", tmp_path / "ours", method=METHOD, backbone=spec)
+    assert message in str(raised.value)
+    assert not (tmp_path / "ours").exists()
 
 
 @pytest.mark.realdata

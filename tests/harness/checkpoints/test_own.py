@@ -56,14 +56,22 @@ def test_nested_fields_come_back(tmp_path: Path) -> None:
     assert own.load(tmp_path / "x").method == method
 
 
-def test_a_failed_save_leaves_nothing(tmp_path: Path) -> None:
-    shared = torch.zeros(4)
-    with pytest.raises(RuntimeError, match="share memory"):
-        own.save(
-            tmp_path / "x", method_name="memvp", method=methods.get("memvp"), state={"a": shared, "b": shared},
-            backbone="mini", note="",
-        )  # fmt: skip
+def test_a_failed_save_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("no memory\nfor that")
+
+    monkeypatch.setattr(own, "save_file", fail)
+    with pytest.raises(CheckpointError, match=r"x: cannot be written \(no memory\); name another place$"):
+        own.save(tmp_path / "x", method_name="memvp", method=methods.get("memvp"), state={}, backbone="", note="")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_tensors_that_share_their_memory_come_back(tmp_path: Path) -> None:
+    whole = torch.arange(6.0)
+    state = {"a": whole, "b": whole, "c": whole[2:5], "d": whole.view(2, 3).T, "e": torch.zeros(0)}
+    method = methods.get("memvp")
+    own.save(tmp_path / "x", method_name="memvp", method=method, state=state, backbone="mini", note="")
+    assert same(own.load(tmp_path / "x").state, state)
 
 
 def test_nothing_is_overwritten(folder: Path, state: dict[str, Tensor]) -> None:
@@ -145,6 +153,21 @@ def test_a_misfit_names_key_and_shapes(kind: str) -> None:
     state, message = misfits()[kind]
     with pytest.raises(CheckpointError, match=message):
         own.fit(state, {"a": torch.empty(2, 3, device="meta"), "b": torch.empty(4, device="meta")}, where="x")
+
+
+def test_a_head_is_held_against_the_tasks() -> None:
+    expected, head = {"a": torch.empty(2)}, {"x": torch.empty(3), "y": torch.empty(())}
+    good = {"a": torch.ones(2), "head.x": torch.ones(3), "head.y": torch.ones(())}
+    own.fit(good, expected, where="x", head=head)
+    own.fit({"a": torch.ones(2)}, expected, where="x", head=head)  # without one the task's is new
+    for change, said in (
+        ({"head.x": torch.ones(4)}, r"^x: 'head.x' has shape \(4,\), expected \(3,\); take the task, its options"),
+        ({"head.z": torch.ones(1)}, r"^x: has unknown 'head.z' of shape \(1,\);"),
+    ):
+        with pytest.raises(CheckpointError, match=said):
+            own.fit(good | change, expected, where="x", head=head)
+    with pytest.raises(CheckpointError, match=r"^x: lacks 'head.y' of shape \(\);"):
+        own.fit({name: t for name, t in good.items() if name != "head.y"}, expected, where="x", head=head)
 
 
 def test_a_head_is_no_part_of_the_method() -> None:

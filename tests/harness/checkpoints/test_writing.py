@@ -54,6 +54,17 @@ def test_an_error_leaves_nothing(way: Way, error: type[BaseException] | BaseExce
 
 
 @pytest.mark.parametrize("way", [writing.new_file, writing.new_folder])
+def test_what_torch_raises_on_a_full_disk_is_one_line(way: Way, tmp_path: Path) -> None:
+    def fill() -> None:
+        with way(tmp_path / "x"):
+            raise RuntimeError("[enforce fail at inline_container.cc:603] . PytorchStreamWriter failed\nframe #0: c10")
+
+    with pytest.raises(CheckpointError, match=r"/x: cannot be written \(.*Writer failed\); name another place$"):
+        fill()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("way", [writing.new_file, writing.new_folder])
 def test_places_that_cannot_be_written(way: Way, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(CheckpointError, match=r"/file/x: cannot be written \(.*\); name another place$"):
