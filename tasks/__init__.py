@@ -31,6 +31,10 @@ class DataError(ValueError):
     """Data that cannot be used; the message names the file, the field and the fix in one line."""
 
 
+class NoSplit(DataError):
+    """Data that may be good, but have no example of the split that was asked for."""
+
+
 class Model(Protocol):
     """What a task may ask of a backbone with a method attached to it.
 
@@ -156,7 +160,8 @@ class Task(ABC):
         subsets are nested and independent of file order and seed.
 
         Raises:
-            DataError: a file or image is missing or malformed, an example is invalid, or the split is empty.
+            DataError: a file or image is missing or malformed, or an example is invalid.
+            NoSplit: there is no file of the split, or no example in it.
         """
 
     def prepare(self, examples: Sequence[Example], *, image_size: int) -> None:  # noqa: B027  most tasks override it

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,10 +17,9 @@ from harness.store import Store
 from tasks import DataError
 
 
-def planned(root: Path | None, *more: str, methods: str = "frozen", task: str = "retrieval") -> Plan:
-    data = [] if root is None else ["--data-root", str(root)]
-    command = ["run", "--methods", methods, "--task", task, "--device", "cpu", *data, *more]
-    args = cli.parser().parse_args([*command, "--results", str((root or Path()) / "results")])
+def planned(root: Path, *more: str, methods: str = "frozen", task: str = "retrieval") -> Plan:
+    command = ["run", "--methods", methods, "--task", task, "--device", "cpu", "--data-root", str(root), *more]
+    args = cli.parser().parse_args([*command, "--results", str(root / "results")])
     args.argv = ()
     return plan.build(args)
 
@@ -54,7 +54,7 @@ def lose_pictures(root: Path) -> None:
 
 @pytest.mark.parametrize("lose", [lose_annotations, lose_pictures])
 @pytest.mark.parametrize("task", ["coco_caption", "retrieval"])
-def test_what_nobody_trains_on_may_be_missing(coco: Path, lose, task: str) -> None:  # noqa: ANN001
+def test_what_nobody_trains_on_may_be_missing(coco: Path, lose: Callable[[Path], None], task: str) -> None:
     lose(coco)
     on_val = ("--set", f"{task}.split=val")
     data = read(planned(coco, *on_val, task=task))
@@ -104,6 +104,7 @@ def test_broken_pictures_of_a_split_that_nobody_trains_on_are_no_matter(
 
 
 @pytest.mark.parametrize("name", ["a_plug_in", "of.another-package", "world"])
-def test_a_task_of_another_package_has_no_generated_data(name: str) -> None:
+def test_a_task_of_another_package_has_no_generated_data(tmp_path: Path, name: str) -> None:
+    made = dataclasses.replace(planned(tmp_path), data_root=None)
     with pytest.raises(DataError, match=f"{name} has no generated data: give --data-root DIR"):
-        prepare.data_root(planned(None), name)
+        prepare.data_root(made, name)

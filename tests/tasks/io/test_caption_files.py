@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tasks import DataError
+from tasks import DataError, NoSplit
 from tasks.io.caption_files import CaptionedImage, read_captions
 
 
@@ -82,7 +82,7 @@ def test_karpathy_coco_takes_restval_into_train(tmp_path: Path) -> None:
     assert [image.id for image in read_captions(tmp_path, "train", limit=None)] == ["9", "42"]
     [val] = read_captions(tmp_path, "val", limit=None)
     assert val == CaptionedImage("73", tmp_path / "val2014/COCO_val2014_000000000073.jpg", ("A cat.",), "73")
-    with pytest.raises(DataError, match=r"dataset_coco\.json: split 'test' is empty"):
+    with pytest.raises(NoSplit, match=r"dataset_coco\.json: split 'test' is empty"):
         read_captions(tmp_path, "test", limit=None)
 
 
@@ -105,8 +105,21 @@ def test_official_coco(tmp_path: Path) -> None:
     ]
     assert read_captions(path, "val", limit=None) == val
     assert [image.id for image in read_captions(tmp_path, "train", limit=None)] == ["1", "2", "3"]
-    with pytest.raises(DataError, match=r"no captions_test2017\.json; evaluate with the task's option split=val"):
+    with pytest.raises(NoSplit, match=r"no captions_test2017\.json; evaluate with the task's option split=val"):
         read_captions(tmp_path, "test", limit=None)
+
+
+def test_the_file_of_the_split_is_named(tmp_path: Path) -> None:
+    official(tmp_path, "train", range(1, 4))
+    path = official(tmp_path, "val", range(7, 9))
+    (tmp_path / "val2017/000000000008.jpg").unlink()
+    with pytest.raises(DataError) as error:
+        read_captions(tmp_path, "val", limit=None)
+    assert str(error.value).startswith(f"{path}: 1 of 2 images of val are missing (first: 000000000008.jpg)")
+    dump(path, {"images": [], "annotations": []})
+    with pytest.raises(NoSplit) as error:
+        read_captions(tmp_path, "val", limit=None)
+    assert str(error.value).startswith(f"{path}: split 'val' is empty")
 
 
 def test_one_official_file_is_split_on_demand_only(tmp_path: Path) -> None:
@@ -144,7 +157,7 @@ def test_blip_groups_training_captions_and_reads_lists(tmp_path: Path) -> None:
     ]
     path = tmp_path / "images/val2014/COCO_val2014_000000000005.jpg"
     assert read_captions(tmp_path, "test", limit=None) == [CaptionedImage("5", path, ("one", "two"), "5")]
-    with pytest.raises(DataError, match=r"coco_karpathy_val\.json: missing file"):
+    with pytest.raises(NoSplit, match=r"coco_karpathy_val\.json: missing file"):
         read_captions(tmp_path, "val", limit=None)
 
 
