@@ -5,7 +5,7 @@ ADEM-VL trains and evaluates on these files.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -43,7 +43,8 @@ class BlipFiles:
 
         Raises:
             NoSplit: the split has no file.
-            DataError: a file is malformed, wrong types, an image that comes twice, or one without captions.
+            DataError: a file is malformed, wrong types, an image that comes twice or in another split too, or one
+                without captions.
         """
         path = self.file(split)
         if not path.exists():
@@ -63,12 +64,23 @@ class BlipFiles:
                 raise DataError(f"{where}: image id {shown(id)} is that of {files[id][0]} too; give each image its own")
             texts.setdefault(id, []).extend(captions if isinstance(captions, list) else [captions])
         check_unique(whole, str(path))
+        check_unique([str(file) for file, _ in files.values()], f"{path}: image")
+        self._check_apart(split, {file for file, _ in files.values()})
         truth = self.folder / f"coco_karpathy_{split}_gt.json"
         if truth.is_file():
             texts = _truth(truth, {id: image_number(file) for id, (file, _) in files.items()})
         return [
             Entry(id, file, captions_of(texts[id], f"{where} ({file.name})")) for id, (file, where) in files.items()
         ]
+
+    def _check_apart(self, split: str, files: Set[PurePosixPath]) -> None:
+        """Whether no image is in val or test too; what trains is held against them, they are not against it."""
+        for other in sorted({"val", "test"} - {split}):
+            path = self.file(other)
+            entries = _read_list(path) if path.exists() else []
+            if shared := files & {_file(entry, f"{path}: entry {n}") for n, entry in enumerate(entries)}:
+                first = f"{self.file(split)}: image {shown(str(min(shared)))} is in {path.name} too"
+                raise DataError(f"{first} ({len(shared)} such images); an image belongs to one split")
 
 
 def _file(entry: object, where: str) -> PurePosixPath:

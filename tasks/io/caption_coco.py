@@ -71,6 +71,7 @@ def _read(path: Path) -> list[Entry]:
         file = require(expect(image, dict, where), "file_name", str, where)
         files[require(image, "id", int, where)] = (file, where)
     check_unique([image["id"] for image in images], str(path))
+    check_unique([file for file, _ in files.values()], f"{path}: file_name")
     texts = _texts_by_image(path, content, files)
     return [
         Entry(str(id), relative_file([file], f"{where}: file_name"), captions_of(texts[id], f"{where} ({file})"))
