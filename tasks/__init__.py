@@ -156,8 +156,8 @@ class Task(ABC):
     def examples(self, split: Literal["train", "val", "test"], root: Path, *, limit: int | None) -> list[Example]:
         """The validated examples of one split, in the order of their files.
 
-        With `limit`, a fixed subset: the first `limit` of the split ordered by the SHA-256 of the id, so that
-        subsets are nested and independent of file order and seed.
+        With a `limit` below their number, a fixed subset: the first `limit` of the split ordered by the SHA-256 of the
+        id, so that subsets are nested and independent of file order and seed.
 
         Raises:
             DataError: a file or image is missing or malformed, or an example is invalid.

@@ -127,6 +127,7 @@ def test_a_thousand_images_make_a_fold(tmp_path: Path) -> None:
     _, examples = load(tmp_path, protocol="coco-1k")
     folds = {example.id: example.fold for example in examples if isinstance(example, Item)}
     assert folds == {f"{n}{end}": 4 - n // 1000 for n in range(5000) for end in ("", "#0")}  # the file counts down
+    assert load(tmp_path, limit=5000, protocol="coco-1k")[1] == examples
     with pytest.raises(DataError, match=r"coco-1k needs 5000 images of test, there are 100; use --set retrieval.pro"):
         load(tmp_path, limit=100, protocol="coco-1k")
 
