@@ -8,19 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from tasks import DataError, Example, ExampleScore, Metric, Model, Prediction, Task, setting
-from tasks.io.caption_files import read_captions
+from tasks import DataError, Example, ExampleScore, Metric, Model, Prediction, setting
 from tasks.io.caption_image import check_unique
 from tasks.io.contrast import Heads, info_nce
 from tasks.io.of_kind import of_kind
-from tasks.io.pictures import NORMS, PictureMemory, norm_named
+from tasks.io.picture_task import CaptionTask
 from tasks.io.ranking import rank_pairs
 from tasks.io.retrieval_items import FOLD_IMAGES, Candidates, Item, candidates, ranked_items, training_pairs
 from tasks.io.retrieval_metrics import CUTOFFS, Fold, score_ranks
@@ -55,7 +53,7 @@ class Ranked(Prediction):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Retrieval(Task):
+class Retrieval(CaptionTask):
     """Match images and captions. A limit counts images; all captions of an image come with it."""
 
     primary: ClassVar[str] = "mean_recall"
@@ -83,14 +81,6 @@ class Retrieval(Task):
         f"rank among the whole split, or the mean over COCO's {FOLDS} folds of {FOLD_IMAGES} images, in file order",
         choices=("full", "coco-1k"),
     )
-    image_norm: str = setting(
-        "backbone",
-        "constants that normalise pictures; `backbone`: those its vision tower was trained with",
-        choices=NORMS,
-    )
-    holdout: float = setting(
-        0.0, "share of images for val and for test where an official COCO folder has one annotation file only"
-    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -100,12 +90,6 @@ class Retrieval(Task):
             raise ValueError("image_prompt must not be blank; a decoder reads an image beside words")
         if not self.temperature > 0:
             raise ValueError(f"temperature must be above 0, got {self.temperature}")
-        if not 0 <= self.holdout < 0.5:
-            raise ValueError(f"holdout must be from 0 to below 0.5, got {self.holdout}")
-
-    @cached_property
-    def _pictures(self) -> PictureMemory:
-        return PictureMemory()
 
     def examples(self, split: Literal["train", "val", "test"], root: Path, *, limit: int | None) -> list[Example]:
         """For train every pair of an image and one of its captions, with id `image#number` from 0.
@@ -121,7 +105,7 @@ class Retrieval(Task):
             DataError: see `read_captions`; or the split does not have the images of the protocol.
             ValueError: a limit below 1.
         """
-        images = read_captions(root, split, limit=limit, holdout=self.holdout)
+        images = self._read(split, root, limit=limit)
         if split != "train" and self.protocol == "coco-1k" and len(images) != FOLDS * FOLD_IMAGES:
             raise DataError(
                 f"{root}: protocol coco-1k needs {FOLDS * FOLD_IMAGES} images of {split}, there are {len(images)}; "
@@ -130,14 +114,6 @@ class Retrieval(Task):
         items = training_pairs(images) if split == "train" else ranked_items(images)
         check_unique([item.id for item in items], str(root))
         return list(items)
-
-    def prepare(self, examples: Sequence[Example], *, image_size: int) -> None:
-        """Decode every picture once, before any training; keeps up to 2 GiB of them for the epochs to come.
-
-        Raises:
-            DataError: pictures that are missing or broken; the first and how many.
-        """
-        self._pictures.check((example.image for example in examples), image_size)
 
     def head(self, model: Model) -> nn.Module:
         """New heads and scale; or, frozen, those of the checkpoint where the model has them (`native_head`)."""
@@ -159,9 +135,7 @@ class Retrieval(Task):
             DataError: a picture is missing or broken.
         """
         items, texts = _items(examples), [text for text, _ in self.texts(examples, train=train)]
-        images = self._pictures.batch(
-            [item.image for item in items], model.image_size, norm_named(self.image_norm, model)
-        )
+        images = self._batch_images(items, model)
         if not train:
             return model.encode(texts, answers=None, images=images)
         return Pairs(

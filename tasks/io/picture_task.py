@@ -1,0 +1,66 @@
+"""What tasks on pictures share: a memory of decoded pictures, and for those on captions how these are read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from torch import Tensor
+
+from tasks import Example, Model, Task, setting
+from tasks.io.caption_files import CaptionedImage, read_captions
+from tasks.io.pictures import NORMS, PictureMemory, Square, norm_named
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureTask(Task):
+    """A task whose examples may have pictures."""
+
+    image_norm: str = setting(
+        "backbone",
+        "constants that normalise pictures; `backbone`: those its vision tower was trained with",
+        choices=NORMS,
+    )
+
+    @cached_property
+    def _pictures(self) -> PictureMemory:
+        return PictureMemory()
+
+    def prepare(self, examples: Sequence[Example], *, image_size: int) -> None:
+        """Decode every picture once, before any training; keeps up to 2 GiB of them for the epochs to come.
+
+        Raises:
+            DataError: pictures that are missing or broken; the first and how many.
+        """
+        self._pictures.check((example.image for example in examples), image_size)
+
+    def _batch_images(
+        self, examples: Sequence[Example], model: Model, *, square: Square | None = None
+    ) -> list[Tensor | None]:
+        """The pictures of a batch as the model takes them: squashed to its size, or by `square`, and normalised.
+
+        Raises:
+            DataError: a picture is missing or broken.
+        """
+        paths = [example.image for example in examples]
+        return self._pictures.batch(paths, model.image_size, norm_named(self.image_norm, model), square=square)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionTask(PictureTask):
+    """A task on images with captions."""
+
+    holdout: float = setting(
+        0.0, "share of images for val and for test where an official COCO folder has one annotation file only"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.holdout < 0.5:
+            raise ValueError(f"holdout must be from 0 to below 0.5, got {self.holdout}")
+
+    def _read(self, split: str, root: Path, *, limit: int | None) -> list[CaptionedImage]:
+        """As `read_captions`."""
+        return read_captions(root, split, limit=limit, holdout=self.holdout)
