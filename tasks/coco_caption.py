@@ -8,10 +8,8 @@ flipping, and cuts rows to 30 tokens (here captions are cut to `max_words` words
 from __future__ import annotations
 
 import hashlib
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -23,7 +21,7 @@ from tasks.io.caption_scores import cider_by_image, score_captions
 from tasks.io.caption_text import blip_caption, continued_caption, published_caption
 from tasks.io.of_kind import of_kind
 from tasks.io.picture_task import CaptionTask
-from tasks.io.pictures import NORMS, crop_and_flip
+from tasks.io.pictures import NORMS
 from tasks.io.same_ids import check_same_ids
 
 CODE = "ADEM-VL, util/coco_karpathy_dataset.py"
@@ -73,12 +71,6 @@ class CocoCaption(CaptionTask):
         choices=NORMS,
         source=CODE,
     )
-    augment: str = setting(
-        "none",
-        "training pictures as they are, or cropped to 50-100 % of their area and flipped at random",
-        choices=("none", "crop-flip"),
-        source=f"{CODE} crops and flips, and adds RandAugment",
-    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -125,19 +117,11 @@ class CocoCaption(CaptionTask):
     def batch(self, model: Model, examples: Sequence[Example], *, train: bool) -> Any:
         """What the model encodes: texts and pictures, squashed to its size (or augmented) and normalised.
 
-        Augmentation draws from Python's own generator, which the training loop seeds: each epoch crops anew, and a
-        seed repeats its run.
-
         Raises:
             DataError: a picture is missing or broken.
         """
         texts = self.texts(examples, train=train)
-        square = (
-            partial(crop_and_flip, rng=random.Random(random.getrandbits(64)))
-            if train and self.augment != "none"
-            else None
-        )
-        images = self._batch_images(examples, model, square=square)
+        images = self._training_images(examples, model) if train else self._batch_images(examples, model)
         answers = [answer for _, answer in texts] if train else None
         return model.encode([prompt for prompt, _ in texts], answers=answers, images=images)
 

@@ -135,11 +135,10 @@ class Retrieval(CaptionTask):
             DataError: a picture is missing or broken.
         """
         items, texts = _items(examples), [text for text, _ in self.texts(examples, train=train)]
-        images = self._batch_images(items, model)
         if not train:
-            return model.encode(texts, answers=None, images=images)
+            return model.encode(texts, answers=None, images=self._batch_images(items, model))
         return Pairs(
-            model.encode([self.image_prompt] * len(items), answers=None, images=images),
+            model.encode([self.image_prompt] * len(items), answers=None, images=self._training_images(items, model)),
             model.encode(texts, answers=None, images=[None] * len(items)),
             tuple(item.image_id for item in items),
         )

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tasks import Example, Model, Task, setting
 from tasks.io.caption_files import CaptionedImage, read_captions
-from tasks.io.pictures import NORMS, PictureMemory, Square, norm_named
+from tasks.io.pictures import AUGMENTATIONS, NORMS, PictureMemory, Square, augmentation, norm_named
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +52,12 @@ class PictureTask(Task):
 class CaptionTask(PictureTask):
     """A task on images with captions."""
 
+    augment: str = setting(
+        "none",
+        "training pictures as they are, or cropped to 50-100 % of their area and flipped at random",
+        choices=AUGMENTATIONS,
+        source="MultiWay-Adapter's datasets.py; ADEM-VL's util/coco_karpathy_dataset.py adds RandAugment",
+    )
     holdout: float = setting(
         0.0, "share of images for val and for test where an official COCO folder has one annotation file only"
     )
@@ -64,3 +70,11 @@ class CaptionTask(PictureTask):
     def _read(self, split: str, root: Path, *, limit: int | None) -> list[CaptionedImage]:
         """As `read_captions`."""
         return read_captions(root, split, limit=limit, holdout=self.holdout)
+
+    def _training_images(self, examples: Sequence[Example], model: Model) -> list[Tensor | None]:
+        """As `_batch_images`, but augmented if the option says so.
+
+        Augmentation draws from Python's own generator, which the training loop seeds: each epoch crops anew, and a seed
+        repeats its run.
+        """
+        return self._batch_images(examples, model, square=augmentation(self.augment))

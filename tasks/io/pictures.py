@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import random
 import struct
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import NamedTuple, Protocol
@@ -42,6 +44,9 @@ Square = Callable[[Image.Image, int], Image.Image]
 
 NORMS = ("imagenet", "clip", "backbone")
 """What tasks offer as `image_norm`."""
+
+AUGMENTATIONS = ("none", "crop-flip")
+"""What tasks offer as `augment`."""
 
 
 def norm_named(name: str, model: Normalised) -> Norm:
@@ -134,6 +139,11 @@ def squash(picture: Image.Image, size: int) -> Image.Image:
     Source: the authors' ScienceQA and COCO data sets: torchvision's Resize((size, size), BICUBIC) on a PIL image.
     """
     return picture.resize((size, size), Image.Resampling.BICUBIC)
+
+
+def augmentation(name: str) -> Square | None:
+    """What a name in `AUGMENTATIONS` does to the pictures of a batch, seeded by Python's own generator; None for none."""
+    return None if name == "none" else partial(crop_and_flip, rng=Random(random.getrandbits(64)))
 
 
 def crop_and_flip(picture: Image.Image, size: int, *, rng: Random) -> Image.Image:

@@ -50,6 +50,13 @@ def test_a_protocol_wins_over_the_recipe_and_the_command_line_over_both(tmp_path
     assert memvp.method.slots == 80  # type: ignore[attr-defined]  # what the protocol leaves open is the recipe's
 
 
+def test_mwa_crops_its_training_pictures_and_searches_captions_with_beams(tmp_path: Path) -> None:
+    made = planned(tmp_path, "--protocol", "paper-mwa", "--methods", "mwa", "--task", "coco_caption,retrieval")
+    caption, retrieval = (cell.task for cell in made.cells)
+    assert retrieval.augment == "crop-flip"  # type: ignore[attr-defined]
+    assert (caption.beams, caption.length_penalty) == (3, 0.6)  # type: ignore[attr-defined]
+
+
 def test_uniform_is_the_default_and_said_in_the_plan(tmp_path: Path) -> None:
     made = planned(tmp_path)
     assert made.protocol == "uniform"

@@ -154,6 +154,7 @@ def test_refuses_examples_of_another_task() -> None:
         ("split", "train", r"split cannot be 'train'; known: test, val"),
         ("protocol", "coco1k", r"protocol cannot be 'coco1k'; did you mean 'coco-1k'\?"),
         ("direction", "images", r"direction cannot be 'images'; did you mean 'image'\?"),
+        ("augment", "crop", r"augment cannot be 'crop'; known: none, crop-flip"),
         ("image_norm", "clipp", r"image_norm cannot be 'clipp'; did you mean 'clip'\?"),
         ("same_image_negatives", "yes", r"same_image_negatives cannot be 'yes'; known: False, True"),
         ("width", 0, "width must be at least 1, got 0"),
@@ -483,6 +484,24 @@ def test_batch_carries_normalised_pictures(root: Path, tiny_model: DecoderModel,
     expected = ((squashed / 255 - np.array(mean)) / np.array(std)).transpose(2, 0, 1)
     np.testing.assert_allclose(batch.pixel_values[0].numpy(), expected, atol=1e-6)
     assert batch.image_rows.tolist() == [1]
+
+
+def test_augmentation_is_for_training_and_repeats_with_the_seed(root: Path, tiny_model: DecoderModel) -> None:
+    plain, pairs = load(root, "train")
+    task, ranked = load(root, augment="crop-flip")
+
+    def pictures(task: Task, examples: Sequence[Example], *, train: bool, seed: int = 0) -> Tensor:
+        random.seed(seed)
+        batch = task.batch(tiny_model, examples, train=train)
+        return (batch.images if train else batch).pixel_values
+
+    first, again, other = (pictures(task, pairs, train=True, seed=seed) for seed in (0, 0, 1))
+    whole = pictures(plain, pairs, train=True)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert not torch.equal(first, whole)
+    assert torch.equal(whole[0], whole[1])  # two captions of one picture
+    assert torch.equal(pictures(task, ranked, train=False), pictures(plain, ranked, train=False))
 
 
 def test_without_heads_there_is_a_clear_error(root: Path, tiny_model: DecoderModel) -> None:
