@@ -285,7 +285,8 @@ def data_check(args: argparse.Namespace) -> int:
     task = _checked_task(args)
     from harness.download import check
 
-    verified = check.verify(args.task, args.data_root)
+    home = args.data_root / getattr(task, "folder", "")
+    verified = check.verify(args.task, home)
     try:
         for split in check.SPLITS:
             try:
@@ -299,7 +300,7 @@ def data_check(args: argparse.Namespace) -> int:
             pictures = sum(example.image is not None for example in examples)
             print(f"{split}: {len(examples)} examples, {pictures} with a picture")
     except tasks.DataError as error:
-        remedy = check.how_to_get(args.task, args.data_root, error=str(error))
+        remedy = check.how_to_get(args.task, home, error=str(error))
         raise tasks.DataError(f"{error}; {remedy}" if remedy else str(error)) from None
     for line in verified:
         print(line)

@@ -64,7 +64,7 @@ class ScienceQA(PictureTask):
             ValueError: a limit below 1.
         """
         captions = self.train_captions or self.eval_captions
-        questions = nested_subset(read_questions(find_folder(root), split, captions=captions), limit)
+        questions = nested_subset(read_questions(find_folder(self.home(root)), split, captions=captions), limit)
         check_picture_files(questions)
         return list(questions)
 

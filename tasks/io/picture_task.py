@@ -1,15 +1,15 @@
-"""What tasks on pictures share: a memory of decoded pictures, and for those on captions how these are read."""
+"""What tasks on pictures share: where the data are, a memory of decoded pictures, and how captions are read."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from torch import Tensor
 
-from tasks import Example, Model, Task, setting
+from tasks import DataError, Example, Model, Task, setting
 from tasks.io.caption_files import CaptionedImage, read_captions
 from tasks.io.pictures import AUGMENTATIONS, NORMS, PictureMemory, Square, augmentation, norm_named
 
@@ -18,11 +18,28 @@ from tasks.io.pictures import AUGMENTATIONS, NORMS, PictureMemory, Square, augme
 class PictureTask(Task):
     """A task whose examples may have pictures."""
 
+    folder: str = setting("", "folder of the data set below --data-root, where that holds several data sets")
     image_norm: str = setting(
         "backbone",
         "constants that normalise pictures; `backbone`: those its vision tower was trained with",
         choices=NORMS,
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        path = PurePath(self.folder)
+        if path.is_absolute() or ".." in path.parts or "\0" in self.folder:
+            raise ValueError(f"folder must name a folder below the data root, got {self.folder!r}")
+
+    def home(self, root: Path) -> Path:
+        """Where below the data root the data are.
+
+        Raises:
+            DataError: there is no such folder.
+        """
+        if self.folder and not (root / self.folder).is_dir():
+            raise DataError(f"{root / self.folder}: no such folder; correct the task's option folder={self.folder}")
+        return root / self.folder
 
     @cached_property
     def _pictures(self) -> PictureMemory:
@@ -69,7 +86,7 @@ class CaptionTask(PictureTask):
 
     def _read(self, split: str, root: Path, *, limit: int | None) -> list[CaptionedImage]:
         """As `read_captions`."""
-        return read_captions(root, split, limit=limit, holdout=self.holdout)
+        return read_captions(self.home(root), split, limit=limit, holdout=self.holdout)
 
     def _training_images(self, examples: Sequence[Example], model: Model) -> list[Tensor | None]:
         """As `_batch_images`, but augmented if the option says so.

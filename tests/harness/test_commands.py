@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -68,3 +69,14 @@ def test_what_is_wrong_with_the_third_split_is_said(coco: Path, capsys: pytest.C
 def test_options_are_checked(coco: Path, setting: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert check(coco, "--set", setting) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_folder_that_holds_several_data_sets(coco: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = tmp_path.parent / f"{tmp_path.name} several"
+    for name in ("one", "other"):
+        shutil.copytree(coco, root / name)
+    on_val = ("--set", "coco_caption.split=val")
+    assert check(root, *on_val) == 2
+    assert "has several caption data sets; point --data-root at one of" in capsys.readouterr().err
+    assert check(root, *on_val, "--set", "coco_caption.folder=other") == 0
+    assert "val: 2 examples" in capsys.readouterr().out
