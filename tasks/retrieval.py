@@ -60,6 +60,12 @@ class Retrieval(CaptionTask):
     needs: ClassVar[frozenset[str]] = frozenset({"embed"})
     divisible: ClassVar[bool] = False
 
+    overlong: str = setting(
+        "cut",
+        "captions longer than the context: refuse the data, or cut them and count",
+        choices=("error", "cut"),
+        source="BEiT-3's and MultiWay-Adapter's datasets.py cut to 64 tokens",
+    )
     width: int | None = setting(
         None, "of the space both heads map into; none for the backbone's habit. A checkpoint's heads keep theirs"
     )

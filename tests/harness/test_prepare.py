@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from harness import cli, plan, prepare
+from harness import backbones, cli, plan, prepare
 from harness.plan import Plan
 from harness.store import Store
 from tasks import DataError
@@ -101,6 +101,21 @@ def test_broken_pictures_of_a_split_that_nobody_trains_on_are_no_matter(
     assert cli.main([*command, "--methods", "frozen"]) == 0
     assert cli.main([*command, "--methods", "llava", "--set", "llava.tokens=4"]) == 2
     assert "0.png: picture cannot be decoded" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("task", ["coco_caption", "retrieval"])
+def test_captions_to_be_ranked_are_cut_as_their_authors_do_and_counted(
+    coco: Path, tiny_folders: tuple[Path, Path], task: str
+) -> None:
+    path = coco / "annotations/captions_val2017.json"
+    path.write_text(path.read_text().replace('"picture 9"', f'"{"a long story " * 200}"'))
+    llm, vision = map(str, tiny_folders)
+    made = planned(coco, "--llm", llm, "--vision", vision, "--set", f"{task}.split=val", task=task)
+    [cell] = made.cells
+    model = backbones.load(made.backbone, device="cpu", precision="fp32")
+    found = prepare.check_lengths(cell, model, read(made))
+    # To be captioned is the picture alone.
+    assert (found.evaluation, found.first) == ((1, ("9#0",)) if task == "retrieval" else (0, ()))
 
 
 @pytest.mark.parametrize("name", ["a_plug_in", "of.another-package", "world"])
