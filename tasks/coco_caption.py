@@ -58,7 +58,9 @@ class CocoCaption(CaptionTask):
         choices=("blip", "none"),
         source=CODE,
     )
-    max_words: int = setting(30, "captions of training are cut to so many words", source=CODE)
+    max_words: int = setting(
+        30, "captions of training are cut to so many words", source=f"{CODE}, which then cuts rows to as many tokens"
+    )
     captions_per_image: str = setting(
         "all",
         "train every caption of an image, or the same one of them throughout",
