@@ -1,8 +1,8 @@
 """Image captioning as on COCO (Chen et al. 2015): say what a picture shows, scored against several captions.
 
 Prompt, text clean-up, picture transform and decoding are those of ADEM-VL's caption experiment; where its code has
-oddities, an option says which way is meant. Deviations: its training also applies RandAugment(2, 5) after cropping and
-flipping, and cuts rows to 30 tokens (here captions are cut to `max_words` words); its "test" reads Karpathy's val.
+oddities, an option says which way is meant. Deviations: its training also cuts rows to 30 tokens (here captions are cut
+to `max_words` words); its "test" reads Karpathy's val.
 """
 
 from __future__ import annotations

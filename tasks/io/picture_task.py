@@ -71,9 +71,9 @@ class CaptionTask(PictureTask):
 
     augment: str = setting(
         "none",
-        "training pictures as they are, or cropped to 50-100 % of their area and flipped at random",
+        "training pictures as they are, or cropped to 50-100 % of their area and flipped at random; `rand`: RandAugment too",
         choices=AUGMENTATIONS,
-        source="MultiWay-Adapter's datasets.py; ADEM-VL's util/coco_karpathy_dataset.py adds RandAugment",
+        source="MultiWay-Adapter's datasets.py; with RandAugment ADEM-VL's util/coco_karpathy_dataset.py",
     )
     holdout: float = setting(
         0.0, "share of images for val and for test where an official COCO folder has one annotation file only"

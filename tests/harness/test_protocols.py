@@ -54,6 +54,11 @@ def test_a_protocol_wins_over_the_recipe_and_the_command_line_over_both(tmp_path
     assert memvp.method.slots == 80  # type: ignore[attr-defined]  # what the protocol leaves open is the recipe's
 
 
+def test_ademvl_distorts_the_pictures_of_its_captions(tmp_path: Path) -> None:
+    [cell] = planned(tmp_path, "--protocol", "paper-ademvl", "--methods", "ademvl", "--task", "coco_caption").cells
+    assert cell.task.augment == "crop-flip-rand"  # type: ignore[attr-defined]
+
+
 def test_mwa_crops_its_training_pictures_and_searches_captions_with_beams(tmp_path: Path) -> None:
     made = planned(tmp_path, "--protocol", "paper-mwa", "--methods", "mwa", "--task", "coco_caption,retrieval")
     caption, retrieval = (cell.task for cell in made.cells)

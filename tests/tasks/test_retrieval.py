@@ -154,7 +154,7 @@ def test_refuses_examples_of_another_task() -> None:
         ("split", "train", r"split cannot be 'train'; known: test, val"),
         ("protocol", "coco1k", r"protocol cannot be 'coco1k'; did you mean 'coco-1k'\?"),
         ("direction", "images", r"direction cannot be 'images'; did you mean 'image'\?"),
-        ("augment", "crop", r"augment cannot be 'crop'; known: none, crop-flip"),
+        ("augment", "crop", r"augment cannot be 'crop'; did you mean 'crop-flip'"),
         ("image_norm", "clipp", r"image_norm cannot be 'clipp'; did you mean 'clip'\?"),
         ("same_image_negatives", "yes", r"same_image_negatives cannot be 'yes'; known: False, True"),
         ("width", 0, "width must be at least 1, got 0"),
