@@ -327,7 +327,8 @@ def _add_data(data: argparse.ArgumentParser) -> None:
     check = add("check", help="read every example of a task's data and report the first mistake")
     check.add_argument("--task", required=True, metavar="NAME")
     check.add_argument("--data-root", required=True, type=Path, metavar="DIR")
-    check.set_defaults(command=commands.data_check)
+    _add_set(check, "an option of the task, such as retrieval.split=val; may be repeated")
+    check.set_defaults(command=commands.data_check, backbone=None, llm=None, vision=None, encoder=None, tokenizer=None)
 
 
 def _add_backbone(backbone: argparse.ArgumentParser) -> None:
@@ -370,13 +371,11 @@ def _add_backbone_flags(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--image-size", type=_count, metavar="PIXELS", help="per side that a BEiT-3 reads, such as 384 (default: 224)"
     )
-    command.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="SCOPE.FIELD=VALUE",
-        help="a field of a method, an option of a task, or train.FIELD; may be repeated",
-    )
+    _add_set(command, "a field of a method, an option of a task, or train.FIELD; may be repeated")
+
+
+def _add_set(command: argparse.ArgumentParser, help: str) -> None:
+    command.add_argument("--set", action="append", default=[], metavar="SCOPE.FIELD=VALUE", help=help)
 
 
 def _add_results(command: argparse.ArgumentParser) -> None:

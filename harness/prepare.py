@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib
-from collections.abc import Sequence
+import importlib.util
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,10 @@ from tasks import DataError, Example, Task
 
 @dataclass(frozen=True)
 class TaskData:
-    """The examples of one task, checked, and a fingerprint of exactly what is used."""
+    """The examples of one task, checked, and a fingerprint of them.
+
+    Where no cell trains on the task, `train` is what could be read of that split, if anything.
+    """
 
     root: Path
     train: list[Example]
@@ -36,19 +40,41 @@ def data_root(plan: Plan, task_name: str) -> Path:
     if plan.data_root is not None:
         return plan.data_root
     if (plan.backbone.name == "mini" and plan.backbone.llm is None) or plan.backbone.weights == "random":
-        module = importlib.import_module(f"tasks.mini.{task_name}")
-        return Path(module.ensure(cache_folder() / "data"))
+        if (generate := _generator(task_name)) is None:
+            raise DataError(f"{task_name} has no generated data: give --data-root DIR")
+        return generate(cache_folder() / "data")
     raise DataError(f"{task_name} needs data for backbone {plan.backbone.name!r}: give --data-root DIR")
+
+
+def _generator(task_name: str) -> Callable[[Path], Path] | None:
+    """What writes the procedural data of a task; None for a task of another package, which has none."""
+    if not task_name.isidentifier() or importlib.util.find_spec(f"tasks.mini.{task_name}") is None:
+        return None
+    ensure: Callable[[Path], Path] | None = getattr(importlib.import_module(f"tasks.mini.{task_name}"), "ensure", None)
+    return ensure
+
+
+def trains(plan: Plan, task_name: str) -> bool:
+    """Whether any cell of the plan trains on a task."""
+    return any(cell.method.trains and cell.train.steps != 0 for cell in plan.cells if cell.task_name == task_name)
 
 
 def task_data(plan: Plan, task_name: str, task: Task) -> TaskData:
     """Read and check both splits of a task; `task.prepare` checks the pictures once the model's size is known.
 
+    Where no cell trains, the training split may be missing or bad. It is read if it can be even so: the fingerprint
+    is then that of runs which train on the same data, and all share a table.
+
     Raises:
         DataError: names the file, the field and the fix.
     """
     root = data_root(plan, task_name)
-    train = task.examples("train", root, limit=plan.train_limit)
+    try:
+        train = task.examples("train", root, limit=plan.train_limit)
+    except DataError:
+        if trains(plan, task_name):
+            raise
+        train = []
     evaluation = task.examples("val" if task.split == "val" else "test", root, limit=plan.eval_limit)
     return TaskData(root, train, evaluation, fingerprint([*train, *evaluation]))
 

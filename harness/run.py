@@ -136,10 +136,11 @@ def _prepared(plan: Plan, ranks: Ranks = ALONE) -> tuple[Bench, list[Ready]]:
     started = time.perf_counter()
     model = backbones.load(plan.backbone, device=_device_of_checks(plan), precision=plan.precision)
     load_wall_s = time.perf_counter() - started
+    trained = [name for name in distinct if prepare.trains(plan, name)]
     for name, task in distinct.items():
-        seen = [*data[name].train, *data[name].evaluation]
+        seen = [*(data[name].train if name in trained else ()), *data[name].evaluation]
         task.prepare([*seen, *(validation[name].evaluation if validation else ())], image_size=model.image_size)
-    if small := [name for name in distinct if len(data[name].train) < ranks.count]:
+    if small := [name for name in trained if len(data[name].train) < ranks.count]:
         raise UsageError(f"{small[0]}: {len(data[small[0]].train)} examples are too few for {ranks.count} processes")
     bench = Bench(plan, model, data, weights_sha256(model), load_wall_s, store, ranks=ranks, validation=validation)
     ready = _preflights(bench)

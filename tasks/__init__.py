@@ -31,6 +31,10 @@ class DataError(ValueError):
     """Data that cannot be used; the message names the file, the field and the fix in one line."""
 
 
+class NoSplit(DataError):
+    """Data that may be good, but have no example of the split that was asked for."""
+
+
 class Model(Protocol):
     """What a task may ask of a backbone with a method attached to it.
 
@@ -152,11 +156,12 @@ class Task(ABC):
     def examples(self, split: Literal["train", "val", "test"], root: Path, *, limit: int | None) -> list[Example]:
         """The validated examples of one split, in the order of their files.
 
-        With `limit`, a fixed subset: the first `limit` of the split ordered by the SHA-256 of the id, so that
-        subsets are nested and independent of file order and seed.
+        With a `limit` below their number, a fixed subset: the first `limit` of the split ordered by the SHA-256 of the
+        id, so that subsets are nested and independent of file order and seed.
 
         Raises:
-            DataError: a file or image is missing or malformed, an example is invalid, or the split is empty.
+            DataError: a file or image is missing or malformed, or an example is invalid.
+            NoSplit: there is no file of the split, or no example in it.
         """
 
     def prepare(self, examples: Sequence[Example], *, image_size: int) -> None:  # noqa: B027  most tasks override it
@@ -194,8 +199,23 @@ class Task(ABC):
     def predict(self, model: Model, batch: Any, examples: Sequence[Example]) -> list[Prediction]:
         """One prediction per example; depends on that example alone."""
 
+    def follow_up(self, predictions: Sequence[Prediction], examples: Sequence[Example]) -> list[Example]:
+        """What is to be predicted in a second round, once the predictions of all examples are there, in their order.
+
+        These examples are batched and given to `predict` as any others, in batches of their own.
+        """
+        return []
+
     def conclude(self, predictions: Sequence[Prediction], examples: Sequence[Example]) -> list[Prediction]:
-        """What is recorded and scored, once all predictions are there; a task that ranks examples does it here."""
+        """What is recorded and scored, once all predictions are there; a task that ranks examples does it here.
+
+        Args:
+            predictions: of the examples, and then of those that `follow_up` asked for, if any.
+            examples: of the first round.
+
+        Returns:
+            One for each of these examples.
+        """
         return list(predictions)
 
     @abstractmethod

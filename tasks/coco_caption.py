@@ -1,28 +1,27 @@
 """Image captioning as on COCO (Chen et al. 2015): say what a picture shows, scored against several captions.
 
 Prompt, text clean-up, picture transform and decoding are those of ADEM-VL's caption experiment; where its code has
-oddities, an option says which way is meant. Deviations: its training also applies RandAugment(2, 5) after cropping and
-flipping, and cuts rows to 30 tokens (here captions are cut to `max_words` words); its "test" reads Karpathy's val.
+oddities, an option says which way is meant. Deviations: its training also cuts rows to 30 tokens (here captions are cut
+to `max_words` words); its "test" reads Karpathy's val.
 """
 
 from __future__ import annotations
 
 import hashlib
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
-from tasks import Example, ExampleScore, Metric, Model, Prediction, Task, setting
-from tasks.io.caption_files import CaptionedImage, read_captions
+from tasks import Example, ExampleScore, Metric, Model, Prediction, setting
+from tasks.io.caption_files import CaptionedImage
 from tasks.io.caption_scores import cider_by_image, score_captions
 from tasks.io.caption_text import blip_caption, continued_caption, published_caption
 from tasks.io.of_kind import of_kind
-from tasks.io.pictures import NORMS, PictureMemory, crop_and_flip, norm_named
+from tasks.io.picture_task import CaptionTask
+from tasks.io.pictures import NORMS
 from tasks.io.same_ids import check_same_ids
 
 CODE = "ADEM-VL, util/coco_karpathy_dataset.py"
@@ -36,7 +35,7 @@ class CaptionPrediction(Prediction):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CocoCaption(Task):
+class CocoCaption(CaptionTask):
     """Describe the picture in one sentence. A limit counts images; training takes every caption of each."""
 
     primary: ClassVar[str] = "cider"
@@ -59,7 +58,9 @@ class CocoCaption(Task):
         choices=("blip", "none"),
         source=CODE,
     )
-    max_words: int = setting(30, "captions of training are cut to so many words", source=CODE)
+    max_words: int = setting(
+        30, "captions of training are cut to so many words", source=f"{CODE}, which then cuts rows to as many tokens"
+    )
     captions_per_image: str = setting(
         "all",
         "train every caption of an image, or the same one of them throughout",
@@ -72,15 +73,6 @@ class CocoCaption(Task):
         choices=NORMS,
         source=CODE,
     )
-    augment: str = setting(
-        "none",
-        "training pictures as they are, or cropped to 50-100 % of their area and flipped at random",
-        choices=("none", "crop-flip"),
-        source=f"{CODE} crops and flips, and adds RandAugment",
-    )
-    holdout: float = setting(
-        0.0, "share of images for val and for test where an official COCO folder has one annotation file only"
-    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -89,12 +81,6 @@ class CocoCaption(Task):
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if not self.prompt.strip():
             raise ValueError("prompt must not be blank; a caption needs words to continue")
-        if not 0 <= self.holdout < 0.5:
-            raise ValueError(f"holdout must be from 0 to below 0.5, got {self.holdout}")
-
-    @cached_property
-    def _pictures(self) -> PictureMemory:
-        return PictureMemory()
 
     def examples(self, split: Literal["train", "val", "test"], root: Path, *, limit: int | None) -> list[Example]:
         """One example per image for val and test; for train one per caption, with id `image#number` from 0.
@@ -108,7 +94,7 @@ class CocoCaption(Task):
             DataError: see `read_captions`.
             ValueError: a limit below 1.
         """
-        images = read_captions(root, split, limit=limit, holdout=self.holdout)
+        images = self._read(split, root, limit=limit)
         if split != "train":
             return list(images)
         return [pair for image in images for pair in self._pairs(image)]
@@ -119,14 +105,6 @@ class CocoCaption(Task):
             digest = hashlib.sha256(f"caption {image.id}".encode()).digest()
             numbers = range(start := int.from_bytes(digest[:8]) % len(numbers), start + 1)
         return [replace(image, id=f"{image.id}#{n}", captions=(image.captions[n],)) for n in numbers]
-
-    def prepare(self, examples: Sequence[Example], *, image_size: int) -> None:
-        """Decode every picture once, before any training; keeps up to 2 GiB of them for the epochs to come.
-
-        Raises:
-            DataError: pictures that are missing or broken; the first and how many.
-        """
-        self._pictures.check((example.image for example in examples), image_size)
 
     def texts(self, examples: Sequence[Example], *, train: bool) -> list[tuple[str, str]]:
         """The prompt; in training, the (first) caption of each example as the answer, after a blank."""
@@ -141,20 +119,11 @@ class CocoCaption(Task):
     def batch(self, model: Model, examples: Sequence[Example], *, train: bool) -> Any:
         """What the model encodes: texts and pictures, squashed to its size (or augmented) and normalised.
 
-        Augmentation draws from Python's own generator, which the training loop seeds: each epoch crops anew, and a
-        seed repeats its run.
-
         Raises:
             DataError: a picture is missing or broken.
         """
         texts = self.texts(examples, train=train)
-        square = (
-            partial(crop_and_flip, rng=random.Random(random.getrandbits(64)))
-            if train and self.augment != "none"
-            else None
-        )
-        paths = [example.image for example in examples]
-        images = self._pictures.batch(paths, model.image_size, norm_named(self.image_norm, model), square=square)
+        images = self._training_images(examples, model) if train else self._batch_images(examples, model)
         answers = [answer for _, answer in texts] if train else None
         return model.encode([prompt for prompt, _ in texts], answers=answers, images=images)
 

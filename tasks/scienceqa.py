@@ -9,15 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 from torch import Tensor
 
-from tasks import Example, ExampleScore, Metric, Model, Prediction, Task, setting
+from tasks import Example, ExampleScore, Metric, Model, Prediction, setting
 from tasks.io.of_kind import of_kind
-from tasks.io.pictures import NORMS, PictureMemory, norm_named
+from tasks.io.picture_task import PictureTask
+from tasks.io.pictures import NORMS
 from tasks.io.same_ids import check_same_ids
 from tasks.io.scienceqa_problems import LETTERS, Question, check_picture_files, find_folder, read_questions
 from tasks.io.scienceqa_prompt import ANSWER_LEAD, FORMATS, answer_text, letter_choice, prompt_text
@@ -28,7 +28,7 @@ _BOTH = (False, True)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScienceQA(Task):
+class ScienceQA(PictureTask):
     """Answer with the letter of a choice. ADEM-VL trains `CQM-A` and evaluates with captions."""
 
     train_format: str = setting(
@@ -54,10 +54,6 @@ class ScienceQA(Task):
         source="the authors' eval_sqa.py decodes greedily",
     )
 
-    @cached_property
-    def _pictures(self) -> PictureMemory:
-        return PictureMemory()
-
     def examples(self, split: Literal["train", "val", "test"], root: Path, *, limit: int | None) -> list[Example]:
         """The checked questions of a split; `root` is the ScienceQA folder or the one that holds scienceqa/.
 
@@ -68,17 +64,9 @@ class ScienceQA(Task):
             ValueError: a limit below 1.
         """
         captions = self.train_captions or self.eval_captions
-        questions = nested_subset(read_questions(find_folder(root), split, captions=captions), limit)
+        questions = nested_subset(read_questions(find_folder(self.home(root)), split, captions=captions), limit)
         check_picture_files(questions)
         return list(questions)
-
-    def prepare(self, examples: Sequence[Example], *, image_size: int) -> None:
-        """Decode every picture once, before any training; keeps up to 2 GiB of them for the epochs to come.
-
-        Raises:
-            DataError: pictures that are missing or broken; the first and how many.
-        """
-        self._pictures.check((example.image for example in examples), image_size)
 
     def texts(self, examples: Sequence[Example], *, train: bool) -> list[tuple[str, str]]:
         """Prompt and answer in the format of training, or the evaluation prompt and an empty answer."""
@@ -97,10 +85,8 @@ class ScienceQA(Task):
             DataError: a picture is missing or broken.
         """
         texts = self.texts(examples, train=train)
-        images = self._pictures.batch(
-            [example.image for example in examples], model.image_size, norm_named(self.image_norm, model)
-        )
         answers = [answer for _, answer in texts] if train else None
+        images = self._batch_images(examples, model)
         return model.encode([prompt for prompt, _ in texts], answers=answers, images=images)
 
     def loss(self, model: Model, batch: Any) -> Tensor:

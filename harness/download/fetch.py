@@ -176,11 +176,14 @@ class _Fetch:
             if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in _MAY_PASS:
                 raise _BrokenOff(f"answers {status} {reason}") from None
             raise self.failed(f"answers {status} {reason}; {self._by_hand()}") from None
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, http.client.HTTPException, ValueError) as error:
             cause = error.reason if isinstance(error, urllib.error.URLError) else error
             if isinstance(cause, _LASTING):
                 fix = "check the connection, or name a mirror with --base-url"
                 raise self.failed(f"cannot be reached ({_said(cause)}); {fix}") from None
+            if isinstance(cause, http.client.InvalidURL) or not isinstance(cause, OSError | http.client.HTTPException):
+                what = f"is or leads to no address that can be asked ({_said(cause)})"
+                raise self.failed(f"{what}; {self._by_hand()}") from None
             raise _BrokenOff(f"does not answer ({_said(cause)})") from None
 
     def _version(self, answer: http.client.HTTPResponse, start: int) -> _Version:

@@ -139,11 +139,13 @@ def _checked(source: Source, path: Path, *, fix: str) -> Fetched:
     """Hold a whole file against what is published of it.
 
     Raises:
-        DownloadError: another size or checksum, or no JSON where that is expected.
+        DownloadError: another size or checksum, more bytes than are taken, or no JSON where that is expected.
     """
     size = path.stat().st_size
     if source.size_bytes not in (None, size):
         raise DownloadError(f"{path}: has {size:,} bytes, the published file has {source.size_bytes:,}; {fix}")
+    if source.size_bytes is None and size > source.most_bytes:
+        raise DownloadError(f"{path}: has {size:,} bytes, more than the {source.most_bytes:,} that are taken; {fix}")
     kind, _, published = (source.digest or "").partition(":")
     found = record.digests(path, *([kind] if kind else []))
     if kind and found[kind] != published:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from urllib.parse import urlsplit
 
-GIGABYTE = 10**9
+MEGABYTE, GIGABYTE = 10**6, 10**9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,7 @@ class Source:
         url: its address; the last part is its name in the data folder.
         size_bytes: its published size, None where nobody publishes it.
         digest: its published checksum, as `md5:...` or `sha256:...`.
-        most_bytes: more is refused where no size is known.
+        most_bytes: more is refused where no size is known, from a server and of a file that lies there already.
         unpack: set for an archive, which is deleted once its members are there.
     """
 
@@ -85,6 +85,11 @@ _COCO = "https://s3.amazonaws.com/images.cocodataset.org/zips"
 _CAPTION_TASKS = ("coco_caption", "retrieval")
 
 
+def _science_text(place: str) -> Source:
+    """Read whole when it is checked, so that no more is taken than fits into memory; the official ones are smaller."""
+    return Source(url=f"{_SCIENCEQA_TEXTS}/{place}", most_bytes=100 * MEGABYTE)
+
+
 def _science_pictures(split: str) -> Source:
     return Source(
         url=f"{_SCIENCEQA_PICTURES}/{split}.zip",
@@ -123,9 +128,9 @@ _ALL = (
         tasks=("scienceqa",),
         terms="CC BY-NC-SA 4.0",
         sources=(
-            Source(url=f"{_SCIENCEQA_TEXTS}/scienceqa/problems.json"),
-            Source(url=f"{_SCIENCEQA_TEXTS}/scienceqa/pid_splits.json"),
-            Source(url=f"{_SCIENCEQA_TEXTS}/captions.json"),
+            _science_text("scienceqa/problems.json"),
+            _science_text("scienceqa/pid_splits.json"),
+            _science_text("captions.json"),
             *(_science_pictures(split) for split in ("train", "val", "test")),
         ),
     ),

@@ -6,12 +6,23 @@ import http.client
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
-from typing import IO
+from typing import IO, Any
 from urllib.parse import urlsplit
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
     """Follows redirects to https, and from http to http; urllib itself refuses kinds such as file:."""
+
+    def http_error_302(
+        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: http.client.HTTPMessage
+    ) -> Any:
+        try:
+            return super().http_error_302(req, fp, code, msg, headers)
+        except ValueError:  # no address, over which urllib forgets the answer that it came with
+            fp.close()
+            raise
+
+    http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
 
     def redirect_request(
         self,
@@ -33,6 +44,7 @@ def get(url: str, headers: Mapping[str, str], *, timeout_s: float) -> http.clien
     Raises:
         urllib.error.HTTPError: the answer is none of 200 to 299, or a redirect that is not followed.
         OSError, http.client.HTTPException: there is no answer within `timeout_s`, or no valid one.
+        ValueError: the address, or the one of a redirect, is none.
     """
     # Not build_opener, which would open file:, ftp: and data: as well.
     opener = urllib.request.OpenerDirector()
@@ -58,13 +70,16 @@ def problem_with(base_url: str) -> str | None:
     """What is wrong with an address that others are to be built on; None for a good one."""
     try:
         parts = urlsplit(base_url)
-        host, _ = parts.hostname, parts.port
+        host, _ = parts.hostname or "", parts.port
+        host.encode("idna")  # as a connection does: no part of it may be empty or too long
     except ValueError:
         return "is no address"
     if parts.scheme not in ("http", "https") or not host:
         return "must begin with https:// or http:// and name a host"
     if parts.username is not None:
         return "must not hold a user name or password"
+    if not base_url.isascii():
+        return "must be plain ASCII: write a host's name as xn--..., other letters as %C3%A4"
     if parts.query or parts.fragment or any(c.isspace() or not c.isprintable() for c in base_url):
         return "must be a folder's address, without ?, # or blanks"
     return None

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks import DataError
+from tasks import DataError, NoSplit
 from tasks.io.caption_image import Entry, captions_of, check_unique, expect, relative_file, require
 from tasks.io.json_files import read_object
 
@@ -26,6 +26,10 @@ class CocoFiles:
         """The annotation files, one per split."""
         return tuple(self.paths.values())
 
+    def file(self, split: str) -> Path:
+        """The annotation file of a split, or the only one, of which a part may be held out."""
+        return next(iter(self.paths.values())) if len(self.paths) == 1 else self.paths[split]
+
     def image_folders(self, split: str) -> tuple[Path, ...]:
         """Where the images of a split may lie."""
         folder = f"{next(iter(self.paths)) if len(self.paths) == 1 else split}{self.year}"
@@ -38,14 +42,13 @@ class CocoFiles:
         test, as many are val, the rest is train, by the SHA-256 of their ids.
 
         Raises:
-            DataError: the split has no file and nothing is held out, wrong types, image ids that come twice, captions
-                of an unknown image, or an image without captions.
+            NoSplit: the split has no file and nothing is held out.
+            DataError: wrong types, images that come twice, captions of an unknown image, or an image without captions.
         """
         if len(self.paths) == 1 and holdout > 0:
-            [path] = self.paths.values()
-            return [entry for entry in _read(path) if _held_out(entry.image_id, holdout) == split]
+            return [entry for entry in _read(self.file(split)) if _held_out(entry.image_id, holdout) == split]
         if split not in self.paths:
-            raise DataError(self._lacking(split))
+            raise NoSplit(self._lacking(split))
         return _read(self.paths[split])
 
     def _lacking(self, split: str) -> str:
@@ -68,6 +71,7 @@ def _read(path: Path) -> list[Entry]:
         file = require(expect(image, dict, where), "file_name", str, where)
         files[require(image, "id", int, where)] = (file, where)
     check_unique([image["id"] for image in images], str(path))
+    check_unique([file for file, _ in files.values()], f"{path}: file_name")
     texts = _texts_by_image(path, content, files)
     return [
         Entry(str(id), relative_file([file], f"{where}: file_name"), captions_of(texts[id], f"{where} ({file})"))

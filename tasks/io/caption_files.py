@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
-from tasks import DataError
+from tasks import DataError, NoSplit
 from tasks.io.caption_blip import BlipFiles
 from tasks.io.caption_coco import CocoFiles
 from tasks.io.caption_image import CaptionedImage, Entry, check_unique
@@ -33,11 +33,14 @@ class CaptionSource(Protocol):
     def files(self) -> tuple[Path, ...]:
         """The caption files it consists of; each of them stands for the whole."""
 
+    def file(self, split: str) -> Path:
+        """The caption file that a split is read from."""
+
     def image_folders(self, split: str) -> tuple[Path, ...]:
         """Where the images of a split may lie, the likeliest first."""
 
     def entries(self, split: str, *, holdout: float) -> list[Entry]:
-        """The checked images of a split."""
+        """The checked images of a split, see `read_captions` for what is wrong."""
 
 
 def read_captions(root: Path, split: str, *, limit: int | None, holdout: float = 0.0) -> list[CaptionedImage]:
@@ -51,15 +54,16 @@ def read_captions(root: Path, split: str, *, limit: int | None, holdout: float =
             0 refuses such a folder for the splits it lacks.
 
     Raises:
-        DataError: no data set or several, a file that is missing or malformed, an invalid image, an empty split, or
-            images whose files are missing (how many, and the first three).
+        DataError: no data set or several, a file that is malformed, an invalid image, or images whose files are
+            missing (how many, and the first three).
+        NoSplit: the split has no file, or is empty.
         ValueError: a limit below 1.
     """
     source = find_source(root)
     entries = source.entries(split, holdout=holdout)
-    name = source.files[0]
+    name = source.file(split)
     if not entries:
-        raise DataError(f"{name}: split {split!r} is empty; add images to it or use another split")
+        raise NoSplit(f"{name}: split {split!r} is empty; add images to it or use another split")
     check_unique([entry.image_id for entry in entries], str(name))
     files = {entry.image_id: entry.file for entry in entries}
     images = [CaptionedImage(entry.image_id, None, entry.captions, entry.image_id) for entry in entries]
@@ -97,7 +101,8 @@ def find_source(root: Path) -> CaptionSource:
         raise DataError(f"{root}: no captions here; point --data-root at {_FORMATS}, or at their folder")
     if len(found) > 1:
         names = ", ".join(str(source.files[0]) for source in found)
-        raise DataError(f"{root}: has several caption data sets; point --data-root at one of {names}")
+        fix = "or name the folder of one with the task's option folder, such as --set retrieval.folder=flickr8k"
+        raise DataError(f"{root}: has several caption data sets; point --data-root at one of {names}, {fix}")
     return found[0]
 
 

@@ -27,6 +27,10 @@ class KarpathyFile:
         """The one file."""
         return (self.path,)
 
+    def file(self, split: str) -> Path:
+        """The one file."""
+        return self.path
+
     def image_folders(self, split: str) -> tuple[Path, ...]:
         """Where images may lie: beside the file, or where the archives of Flickr8k and Flickr30k put them."""
         inner = ("images", "Flicker8k_Dataset", "Flickr8k_Dataset", "flickr30k-images", "flickr30k_images")

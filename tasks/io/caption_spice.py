@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import subprocess
 import tempfile
 from pathlib import Path
@@ -40,10 +41,11 @@ def spice_score(java: Path, texts: TokenisedCaptions, *, folder: Path | None = N
         run = subprocess.run(command, cwd=home, capture_output=True)
         if run.returncode != 0 or not found.is_file():
             raise ScorerError(f"SPICE failed: {complaint(run.stderr)}")
-        scores = [item["scores"]["All"]["f"] for item in json.loads(found.read_text(encoding="utf-8"))]
-    if unscored := scores.count(None):
+        given_scores = [item["scores"]["All"]["f"] for item in json.loads(found.read_text(encoding="utf-8"))]
+    scores = [math.nan if score is None else float(score) for score in given_scores]
+    if unscored := sum(not math.isfinite(score) for score in scores):
         raise ScorerError(f"SPICE gave no score for {unscored} of {len(scores)} images")
-    return fmean(float(score) for score in scores)
+    return fmean(scores)
 
 
 def _package_folder() -> Path:

@@ -65,9 +65,11 @@ def _tokenise_lines(java: Path, lines: tuple[str, ...]) -> tuple[str, ...]:
         raise ScorerError(f"{java} cannot be started ({error.strerror})") from None
     except subprocess.CalledProcessError as error:
         raise ScorerError(f"the PTB tokenizer failed: {complaint(error.stderr)}") from None
+    found = run.stdout.decode("utf-8").split("\n")
     # The output ends in one more line break, or in none after an empty caption.
-    found = run.stdout.decode("utf-8").split("\n")[: len(lines)]
-    if len(found) < len(lines):
+    if len(found) == len(lines) + 1 and not found[-1]:
+        found.pop()
+    if len(found) != len(lines):
         raise ScorerError(f"the PTB tokenizer gave {len(found)} lines for {len(lines)} captions")
     return tuple(_without(line, ptbtokenizer.PUNCTUATIONS) for line in found)
 

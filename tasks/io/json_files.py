@@ -10,6 +10,9 @@ from typing import Any
 
 from tasks import DataError
 
+MOST_BYTES = 200 * 10**6
+"""Of one file. The largest official one, dataset_coco.json, has some 150 million, and in memory several times that."""
+
 _AGAIN = "the file may be cut off or edited by hand; fetch it again"
 _HALF = re.compile(r"\\u[dD][89a-fA-F]")
 _SHORT = reprlib.Repr()
@@ -32,10 +35,14 @@ def read_value(path: Path) -> Any:
     """What a JSON file holds; UTF-8, with or without a byte order mark.
 
     Raises:
-        DataError: missing or unreadable file, not UTF-8, malformed JSON (line and column), values nested too deep, a
-            number of thousands of digits, or half a surrogate pair, which no other file and no tokenizer takes.
+        DataError: missing or unreadable file, more than `MOST_BYTES`, not UTF-8, malformed JSON (line and column),
+            values nested too deep, a number of thousands of digits, or half a surrogate pair, which no other file and
+            no tokenizer takes.
     """
     try:
+        if (size := path.stat().st_size) > MOST_BYTES:
+            fix = "no official file of data is as large; leave out what is not needed"
+            raise DataError(f"{path}: has {size:,} bytes, more than {MOST_BYTES:,}; {fix}")
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise DataError(f"{path}: missing file; put it there, or point --data-root at the folder that has it") from None

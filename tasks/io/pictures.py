@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import random
 import struct
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import NamedTuple, Protocol
@@ -18,6 +20,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from tasks import DataError
+from tasks.io.distortions import distort
 
 
 class Norm(NamedTuple):
@@ -42,6 +45,9 @@ Square = Callable[[Image.Image, int], Image.Image]
 
 NORMS = ("imagenet", "clip", "backbone")
 """What tasks offer as `image_norm`."""
+
+AUGMENTATIONS = ("none", "crop-flip", "crop-flip-rand")
+"""What tasks offer as `augment`."""
 
 
 def norm_named(name: str, model: Normalised) -> Norm:
@@ -136,6 +142,14 @@ def squash(picture: Image.Image, size: int) -> Image.Image:
     return picture.resize((size, size), Image.Resampling.BICUBIC)
 
 
+def augmentation(name: str) -> Square | None:
+    """What a name in `AUGMENTATIONS` does to the pictures of a batch, seeded by Python's own generator."""
+    if name == "none":
+        return None
+    chosen = {"crop-flip": crop_and_flip, "crop-flip-rand": crop_flip_and_distort}[name]
+    return partial(chosen, rng=Random(random.getrandbits(64)))
+
+
 def crop_and_flip(picture: Image.Image, size: int, *, rng: Random) -> Image.Image:
     """Crop 50-100 % of the area with sides 3:4 to 4:3, squash that to a square, bicubic, and mirror every second one.
 
@@ -144,6 +158,11 @@ def crop_and_flip(picture: Image.Image, size: int, *, rng: Random) -> Image.Imag
     """
     square = squash(picture.crop(_random_box(*picture.size, rng)), size)
     return square.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if rng.random() < 0.5 else square
+
+
+def crop_flip_and_distort(picture: Image.Image, size: int, *, rng: Random) -> Image.Image:
+    """As `crop_and_flip`, then RandAugment of two operations at strength 5 of 10; see `distort`."""
+    return distort(crop_and_flip(picture, size, rng=rng), rng)
 
 
 def _random_box(width: int, height: int, rng: Random) -> tuple[int, int, int, int]:

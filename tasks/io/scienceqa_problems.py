@@ -10,7 +10,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from tasks import DataError, Example
+from tasks import DataError, Example, NoSplit
 from tasks.io.files import is_bare, is_file
 from tasks.io.json_files import kind, read_object, shown
 
@@ -57,7 +57,8 @@ def read_questions(folder: Path, split: str, *, captions: bool) -> list[Question
     """Every problem of a split, in the order of pid_splits.json; pictures are not looked for yet.
 
     Raises:
-        DataError: a file is missing or malformed, the split is unknown or empty, or one of its problems is invalid.
+        DataError: a file is missing or malformed, or one of the split's problems is invalid.
+        NoSplit: the split is not in pid_splits.json, or is empty there.
     """
     pids = _split_pids(folder / "pid_splits.json", split)
     path = folder / "problems.json"
@@ -95,11 +96,11 @@ def _split_pids(path: Path, split: str) -> list[str]:
     if split not in known:
         near = get_close_matches(split, known, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known) or 'none of ' + ', '.join(SPLITS)}"
-        raise DataError(f"{path}: no split {split!r}; {hint}")
+        raise NoSplit(f"{path}: no split {split!r}; {hint}")
     for name in known:
         _check_pids(lists[name], f"{path}: {name}")
     if not lists[split]:
-        raise DataError(f"{path}: split {split!r} is empty; list at least one problem id")
+        raise NoSplit(f"{path}: split {split!r} is empty; list at least one problem id")
     for one, other in combinations(known, 2):
         shared = set(lists[one]) & set(lists[other])
         if shared:

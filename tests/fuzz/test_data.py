@@ -36,7 +36,7 @@ CAPTIONS: dict[str, dict[str, Any]] = {
     },
     "coco": {
         f"annotations/captions_{split}2017.json": {
-            "images": [{"id": 3 * n + m, "file_name": f"{n}.jpg"} for m in range(2)],
+            "images": [{"id": 3 * n + m, "file_name": f"{2 * n + m}.jpg"} for m in range(2)],
             "annotations": [{"image_id": 3 * n + m, "caption": "A dog."} for m in range(2)],
         }
         for n, split in enumerate(SPLITS)
@@ -83,7 +83,7 @@ def test_scienceqa(file: str, folder: Path) -> None:
 
 @pytest.mark.parametrize(("kind", "file"), [(kind, file) for kind, files in CAPTIONS.items() for file in files])
 def test_captions(kind: str, file: str, folder: Path) -> None:
-    write(folder, CAPTIONS[kind], [f"images/{n}.jpg" for n in range(3)])
+    write(folder, CAPTIONS[kind], [f"images/{n}.jpg" for n in range(6)])
     read = reader("coco_caption", folder, file)
     read(json.dumps(CAPTIONS[kind][file]).encode())
     count = cases(FULL // len(CAPTIONS[kind]))

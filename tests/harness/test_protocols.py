@@ -30,7 +30,11 @@ def values(table: dict[str, Any]) -> list[dict[str, Any]]:
 def test_every_value_is_known_and_has_a_source(name: str) -> None:
     content = tomllib.loads((recipes.PROTOCOLS / f"{name}.toml").read_text(encoding="utf-8"))
     assert values(content)
-    assert all(len(str(leaf["source"])) > 10 for leaf in values(content))
+    sources = [str(leaf["source"]) for leaf in values(content)]
+    assert min(map(len, sources)) > 10
+    # What readers of this repository cannot look up is no source.
+    notes = ("PUBLISHED.md", "METHODS.md", "golden")
+    assert not [source for source in sources if any(note in source for note in notes)]
     protocol = recipes.protocol(name)
     for train in (protocol.train, *protocol.train_tasks.values(), *protocol.train_methods.values()):
         settings.read(TrainOptions, train, where="train.")
@@ -48,6 +52,18 @@ def test_a_protocol_wins_over_the_recipe_and_the_command_line_over_both(tmp_path
     assert ademvl.task.train_format == "CQM-A"  # type: ignore[attr-defined]
     assert ademvl.task.eval_captions is True  # type: ignore[attr-defined]
     assert memvp.method.slots == 80  # type: ignore[attr-defined]  # what the protocol leaves open is the recipe's
+
+
+def test_ademvl_distorts_the_pictures_of_its_captions(tmp_path: Path) -> None:
+    [cell] = planned(tmp_path, "--protocol", "paper-ademvl", "--methods", "ademvl", "--task", "coco_caption").cells
+    assert cell.task.augment == "crop-flip-rand"  # type: ignore[attr-defined]
+
+
+def test_mwa_crops_its_training_pictures_and_searches_captions_with_beams(tmp_path: Path) -> None:
+    made = planned(tmp_path, "--protocol", "paper-mwa", "--methods", "mwa", "--task", "coco_caption,retrieval")
+    caption, retrieval = (cell.task for cell in made.cells)
+    assert retrieval.augment == "crop-flip"  # type: ignore[attr-defined]
+    assert (caption.beams, caption.length_penalty) == (3, 0.6)  # type: ignore[attr-defined]
 
 
 def test_uniform_is_the_default_and_said_in_the_plan(tmp_path: Path) -> None:

@@ -44,6 +44,17 @@ def test_other_backbones_take_the_papers_recipe(backbone: str) -> None:
     assert recipes.load(backbone).name == "paper"
 
 
+@pytest.mark.parametrize(
+    ("backbone", "full", "others"),
+    [("llama-7b", 2e-5, None), ("llama-13b", 2e-5, None), ("beit3-base", 2e-4, 2e-4), ("beit3-large", 5e-5, 2e-4)],
+)
+def test_training_of_whole_models_has_published_rates(backbone: str, full: float, others: float | None) -> None:
+    recipe = recipes.load(backbone)
+    rates = {name: recipe.train_of(name, "retrieval").get("lr") for name in ("full", "mwa", "lora", "ademvl")}
+    assert rates == {"full": full, "mwa": others, "lora": others, "ademvl": others}
+    assert recipe.train_of("full", "retrieval")["batch_size"] == 32
+
+
 def test_a_base_is_completed_key_by_key(tmp_path: Path) -> None:
     base = '[run]\nprecision = "bf16"\n[train]\nepochs = 3\nlr = 0.1\n[methods.a]\nx = 1\ny = 2\n[methods.b]\nz = 3\n'
     own = 'base = "big"\n[train]\nsteps = 5\n[methods.a]\ny = 4\n[tasks.t]\nw = 1\n'

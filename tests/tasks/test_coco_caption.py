@@ -106,9 +106,10 @@ def test_batch_carries_normalised_pictures(root: Path, norm: str) -> None:
     assert task.loss(FakeModel(), batch) == 2
 
 
-def test_augmentation_is_for_training_and_repeats_with_the_seed(root: Path) -> None:
+@pytest.mark.parametrize("augment", ["crop-flip", "crop-flip-rand"])
+def test_augmentation_is_for_training_and_repeats_with_the_seed(root: Path, augment: str) -> None:
     plain, examples = load(root, "train")
-    task = tasks.get("coco_caption", augment="crop-flip")
+    task = tasks.get("coco_caption", augment=augment)
     whole = plain.batch(FakeModel(), examples, train=True)["images"]
     draws = []
     for seed in (0, 0, 1):

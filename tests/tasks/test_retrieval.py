@@ -21,7 +21,7 @@ from methods import Attachment
 from tasks import DataError, Example, Prediction, Task
 from tasks.io.retrieval_items import Item, candidates, ranked_items
 from tasks.mini import pairs as mini_pairs
-from tasks.retrieval import Embedded, Pairs, Ranked
+from tasks.retrieval import Embedded, Matched, Pairs, Ranked
 from tests.tiny_beit3 import tiny_beit3
 
 if TYPE_CHECKING:
@@ -127,6 +127,7 @@ def test_a_thousand_images_make_a_fold(tmp_path: Path) -> None:
     _, examples = load(tmp_path, protocol="coco-1k")
     folds = {example.id: example.fold for example in examples if isinstance(example, Item)}
     assert folds == {f"{n}{end}": 4 - n // 1000 for n in range(5000) for end in ("", "#0")}  # the file counts down
+    assert load(tmp_path, limit=5000, protocol="coco-1k")[1] == examples
     with pytest.raises(DataError, match=r"coco-1k needs 5000 images of test, there are 100; use --set retrieval.pro"):
         load(tmp_path, limit=100, protocol="coco-1k")
 
@@ -153,9 +154,11 @@ def test_refuses_examples_of_another_task() -> None:
         ("split", "train", r"split cannot be 'train'; known: test, val"),
         ("protocol", "coco1k", r"protocol cannot be 'coco1k'; did you mean 'coco-1k'\?"),
         ("direction", "images", r"direction cannot be 'images'; did you mean 'image'\?"),
+        ("augment", "crop", r"augment cannot be 'crop'; did you mean 'crop-flip'"),
         ("image_norm", "clipp", r"image_norm cannot be 'clipp'; did you mean 'clip'\?"),
         ("same_image_negatives", "yes", r"same_image_negatives cannot be 'yes'; known: False, True"),
         ("width", 0, "width must be at least 1, got 0"),
+        ("rerank", -1, "rerank must be at least 0, got -1"),
         ("temperature", 0.0, "temperature must be above 0, got 0.0"),
         ("image_prompt", " ", "image_prompt must not be blank"),
         ("holdout", 0.5, "holdout must be from 0 to below 0.5, got 0.5"),
@@ -293,6 +296,71 @@ def test_captions_and_images_need_each_other(root: Path) -> None:
         candidates(items[1:], by_fold=False)
     with pytest.raises(ValueError, match=r"image '16' has no caption among the examples \(12 such images\)"):
         candidates(items[:12], by_fold=False)
+
+
+# The second stage -----------------------------------------------------------------------------------------------
+
+
+def noisy(items: Sequence[Example], scale: float = 2.0) -> Tensor:
+    generator = torch.Generator().manual_seed(3)
+    return F.normalize(one_hot(items) + scale * torch.randn(len(items), 12, generator=generator), dim=-1)
+
+
+def matched(pairs: Sequence[Example], score: Any) -> list[Prediction]:
+    return [Matched(pair.id, "", match=score(pair)) for pair in pairs]
+
+
+def ranks(predictions: Sequence[Prediction]) -> dict[str, int]:
+    return {prediction.id: prediction.rank for prediction in predictions if isinstance(prediction, Ranked)}
+
+
+def belong(pair: Example) -> float:
+    image, _, caption = pair.id.partition("|")
+    return float(caption.startswith(f"{image}#"))
+
+
+def test_without_rerank_there_is_one_stage(root: Path) -> None:
+    task, examples = load(root)
+    assert task.follow_up(embedded(examples, one_hot(examples)), examples) == []
+    assert task.needs == {"embed"}
+
+
+def test_the_second_stage_ranks_the_first_candidates_anew(root: Path) -> None:
+    (plain, examples), (task, _) = load(root), load(root, rerank=4)
+    assert task.needs == {"embed", "embed.fused"}
+    first = embedded(examples, noisy(examples))
+    before = ranks(plain.conclude(first, examples))
+    assert {1, 4} < set(before.values())
+    assert max(before.values()) > 4
+    pairs = task.follow_up(first, examples)
+    assert 12 * 4 < len(pairs) <= 12 * 4 + 36 * 4
+    assert len({pair.id for pair in pairs}) == len(pairs)
+    right = ranks(task.conclude([*first, *matched(pairs, belong)], examples))
+    assert right == {id: 1 if rank <= 4 else rank for id, rank in before.items()}
+    wrong = ranks(task.conclude([*first, *matched(pairs, lambda pair: -belong(pair))], examples))
+    assert all(2 <= wrong[id] <= 4 if rank <= 4 else wrong[id] == rank for id, rank in before.items())
+    texts = dict(zip((pair.id for pair in pairs), task.texts(pairs, train=False), strict=True))
+    image, caption = pairs[0].id.split("|")
+    assert texts[pairs[0].id] == (f"A picture {caption[:2]}, seen {caption[-1]} times .", "")
+    assert pairs[0].image == root / f"{image}.png"
+
+
+def test_each_candidate_needs_a_match(root: Path) -> None:
+    task, examples = load(root, rerank=2)
+    first = embedded(examples, one_hot(examples))
+    pairs = task.follow_up(first, examples)
+    with pytest.raises(ValueError, match=r"no prediction for '\d+\|\d+#\d', which the second stage needs"):
+        task.conclude([*first, *matched(pairs[1:], belong)], examples)
+
+
+def test_the_second_stage_stays_within_the_fold() -> None:
+    items = [
+        dataclasses.replace(item, fold=int(item.image_id) // 12)
+        for item in ranked_items([Item(str(n), Path("x"), ("a",), str(n)) for n in range(24)])
+    ]
+    task = tasks.get("retrieval", protocol="coco-1k", rerank=3)
+    pairs = task.follow_up(embedded(items, one_hot(items)), items)
+    assert {int(pair.id.split("|")[0]) // 12 == int(pair.id.split("|")[1][:-2]) // 12 for pair in pairs} == {True}
 
 
 # With models ---------------------------------------------------------------------------------------------------
@@ -467,6 +535,79 @@ def test_training_tells_pairs_apart(root: Path, model: Backbone) -> None:
     assert losses[-1] < 0.4 * losses[0]
 
 
+def fused_model(tiny_model: DecoderModel, task: Task) -> None:
+    attachment = methods.get("memvp", slots=20, scale=1.0, image_scale=1.0).attach(tiny_model, 0)
+    randomise(attachment)
+    tiny_model.use_head(lambda: task.head(tiny_model), seed=0)
+
+
+def test_matches_are_trained_beside_the_contrast(root: Path, tiny_model: DecoderModel) -> None:
+    (plain, examples), (task, _) = load(root, "train"), load(root, "train", rerank=2)
+    fused_model(tiny_model, task)
+    heads: Any = tiny_model.head
+    batch = task.batch(tiny_model, examples, train=True)
+    similarity = heads.images(tiny_model.embed(batch.images)) @ heads.texts(tiny_model.embed(batch.texts)).T
+    for pair in range(8):
+        similarity[pair, pair // 2 * 2 : pair // 2 * 2 + 2] = -math.inf  # the captions of the same image
+    hardest = similarity.argmax(dim=1).tolist()
+    pictures = [picture for _, picture in zip(examples, batch.images.pixel_values, strict=True)]
+    terms = []
+    for chosen, target in ((range(8), 1.0), (hardest, 0.0)):
+        texts = [task.texts(examples, train=True)[place][0] for place in chosen]
+        hidden = tiny_model.embed(tiny_model.encode(texts, answers=None, images=pictures))
+        odds = heads.match_head(hidden).squeeze(1)
+        terms.append(F.binary_cross_entropy_with_logits(odds, torch.full((8,), target)))
+    expected = plain.loss(tiny_model, plain.batch(tiny_model, examples, train=True)) + sum(terms) / 2
+    loss = task.loss(tiny_model, batch)
+    torch.testing.assert_close(loss, expected)
+    loss.backward()
+    assert heads.match_head.weight.grad.abs().sum() > 0
+
+
+def test_captions_of_one_image_alone_teach_no_mismatch(root: Path, tiny_model: DecoderModel) -> None:
+    task, examples = load(root, "train", rerank=2)
+    fused_model(tiny_model, task)
+    loss = task.loss(tiny_model, task.batch(tiny_model, examples[:2], train=True))
+    assert math.isfinite(float(loss.detach()))
+
+
+def test_both_stages_from_the_harness(root: Path, tiny_model: DecoderModel, tmp_path: Path) -> None:
+    from accelerate import Accelerator
+
+    from harness.evaluate import evaluate
+    from harness.resume.answers import KeptAnswers
+
+    task, examples = load(root, rerank=3)
+    plain, _ = load(root)
+    fused_model(tiny_model, task)
+
+    def run(task: Task, size: int, kept: KeptAnswers | None = None) -> dict[str, int]:
+        accelerator = Accelerator(cpu=True)
+        found = evaluate(
+            tiny_model, task, examples, accelerator=accelerator, batch_size=size, label="test", kept=kept
+        ).predictions
+        assert [prediction.id for prediction in found] == [example.id for example in examples]
+        return ranks(found)
+
+    one, two = run(plain, 8), run(task, 8)
+    assert all((after <= 3) == (before <= 3) for before, after in zip(one.values(), two.values(), strict=True))
+    assert one != two
+    assert run(task, 5) == two  # whatever the batches
+    path = tmp_path / "answers"
+    with KeptAnswers(path, {}, task, pytest.fail) as kept:
+        assert run(task, 8, kept) == two
+    tiny_model.head = None  # from here on nothing can be predicted
+    with KeptAnswers(path, {}, task, pytest.fail) as kept:
+        assert len(kept) > 48 / 8
+        assert run(task, 8, kept) == two
+
+
+def test_a_backbone_that_reads_no_image_with_its_text_is_skipped(root: Path, tiny_model: DecoderModel) -> None:
+    task, _ = load(root, rerank=1)
+    assert task.needs - tiny_model.offers == set()
+    assert task.needs - tiny_beit3().offers == {"embed.fused"}
+
+
 @pytest.mark.parametrize("norm", ["clip", "imagenet", "backbone"])
 def test_batch_carries_normalised_pictures(root: Path, tiny_model: DecoderModel, norm: str) -> None:
     task, examples = load(root, image_norm=norm)
@@ -482,6 +623,24 @@ def test_batch_carries_normalised_pictures(root: Path, tiny_model: DecoderModel,
     expected = ((squashed / 255 - np.array(mean)) / np.array(std)).transpose(2, 0, 1)
     np.testing.assert_allclose(batch.pixel_values[0].numpy(), expected, atol=1e-6)
     assert batch.image_rows.tolist() == [1]
+
+
+def test_augmentation_is_for_training_and_repeats_with_the_seed(root: Path, tiny_model: DecoderModel) -> None:
+    plain, pairs = load(root, "train")
+    task, ranked = load(root, augment="crop-flip")
+
+    def pictures(task: Task, examples: Sequence[Example], *, train: bool, seed: int = 0) -> Tensor:
+        random.seed(seed)
+        batch = task.batch(tiny_model, examples, train=train)
+        return (batch.images if train else batch).pixel_values
+
+    first, again, other = (pictures(task, pairs, train=True, seed=seed) for seed in (0, 0, 1))
+    whole = pictures(plain, pairs, train=True)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert not torch.equal(first, whole)
+    assert torch.equal(whole[0], whole[1])  # two captions of one picture
+    assert torch.equal(pictures(task, ranked, train=False), pictures(plain, ranked, train=False))
 
 
 def test_without_heads_there_is_a_clear_error(root: Path, tiny_model: DecoderModel) -> None:

