@@ -105,3 +105,21 @@ def test_limits_let_none_pass_and_name_field_and_limit() -> None:
     for value, message in ((-2, "at least -1"), (0, "above 0"), (2, "below 2")):
         with pytest.raises(UsageError, match=f"x: value must be {message}, got {value}"):
             settings.make(Limited, {"value": value}, scope="x")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("rank", "did you mean 'lora_rank' or 'mwa_rank'?"),
+        ("RANK ", "did you mean 'lora_rank' or 'mwa_rank'?"),
+        ("Slots M", "did you mean 'slots'?"),
+        ("scal", "did you mean 'scale'?"),
+        ("slosts", "did you mean 'slots'?"),
+        ("s", "known: lora_rank, mwa_rank, slots, scale, a, ab, abc, abcd"),
+        ("", "known: lora_rank, mwa_rank, slots, scale, a, ab, abc, abcd"),
+        ("xyz", "known: lora_rank, mwa_rank, slots, scale, a, ab, abc, abcd"),
+    ],
+)
+def test_what_was_meant(name: str, said: str) -> None:
+    known = ["lora_rank", "mwa_rank", "slots", "scale", "a", "ab", "abc", "abcd"]
+    assert settings.suggest(name, known, {"slots": "Slots M"}) == said
