@@ -242,8 +242,8 @@ def legend(table: Table) -> list[str]:
     }.get(seeds)
     said = [*([meaning] if meaning else []), "Costs are medians over seeds."]
     if on_cpu(table):
-        shared = "including earlier runs of the same process; do not compare rows"
-        said.append(f"Memory is the whole process's; {'each run had its own' if table.isolated else shared}.")
+        shared = ", including earlier runs of the same process; do not compare rows"
+        said.append(f"Memory is the whole process's{'; each run had its own' if table.isolated else shared}.")
     if any(row.baseline for row in table.rows):
         said.append("Baselines are shown for orientation: not ranked, never bold.")
     if any(row.settings.startswith("tuned") for row in table.rows):

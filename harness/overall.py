@@ -35,9 +35,9 @@ class Overall:
         """What the ranks are, a sentence each."""
         several = len(self.seeds) > 1
         seeds = f"seed{'s' if several else ''} {', '.join(map(str, self.seeds))}"
-        means = f"means over {seeds}, in brackets with their 95 % t interval" if several else f"of {seeds}"
+        means = f"means over {seeds}, in brackets with their 95 % t interval" if several else seeds
         return [
-            f"Rank by the first score of each table, 1 is the best; {means}.",
+            f"Ranks by the first score of each table, 1 is the best: {means}.",
             "Ranks do not show how far apart methods are.",
             *(f"In {title} no two methods can be told apart: its ranks are chance." for title in self.chance),
         ]

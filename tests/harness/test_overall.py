@@ -94,7 +94,7 @@ def test_every_format_has_them() -> None:
     assert rows[0]["ranks"] == {"one · mini": 2.0, "two · mini": 1.5}
     assert [row["method"] for row in csv.DictReader(io.StringIO(render(RECORDS, format="csv")))][-3:] == ["b", "a", "c"]
     text = render(RECORDS, format="latex")
-    assert r"Overall \textperiodcentered{} mini. Rank by the first score" in text
+    assert r"Overall \textperiodcentered{} mini. Ranks by the first score" in text
     assert "1.75 [1.00, 3.00]" in text
 
 

@@ -91,7 +91,7 @@ def test_methods_that_cannot_be_told_apart_from_the_best_are_bold(tmp_path: Path
         "frozen": False,
     }
     assert "cannot be told apart from it on these examples (exact McNemar test" in section.grid.legend
-    assert "would have shown with 80 % power" in section.grid.legend
+    assert "Minimum detectable difference: about 11.6 percentage points (80 % power)" in section.grid.legend
 
 
 def test_right_and_wrong_are_told_of_choices_only_and_where_they_are_unknown_why(tmp_path: Path) -> None:
