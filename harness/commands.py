@@ -55,6 +55,10 @@ def leaderboard(args: argparse.Namespace) -> int:
             args.out.write_text(text, encoding="utf-8")
         except OSError as error:
             raise UsageError(f"--out {args.out}: cannot be written ({error.strerror}); name another file") from None
+    runs = args.results / "runs"
+    if not any(runs.rglob("*.json")):
+        where = f"--results names the folder that holds {runs.name}/ (ours: results/reference)"
+        print(f"vltune: {runs} holds no record; {where}", file=sys.stderr)
     return 0
 
 
@@ -74,11 +78,6 @@ def _shown(args: argparse.Namespace) -> tuple[list[Record], list[PublishedTable]
 
     records, papers = Store(args.results).read(), _published(args)
     found = _of_task(args.task, records, papers)
-    if not records:
-        where = f"{args.results / 'runs'} holds no record"
-        print(
-            f"vltune: {where}; --results names the folder that holds runs/ (ours: results/reference)", file=sys.stderr
-        )
     return found, [table for table in papers if args.task in (None, table.task)]
 
 

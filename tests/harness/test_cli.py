@@ -79,7 +79,10 @@ MISTAKES = [
     (("list", "metods"), "invalid choice: 'metods'"),
     (("leaderboard", "--results", "/no/such/folder"), "--results /no/such/folder: no such folder"),
     (("leaderboard", "--results", ".", "--format", "xls"), "invalid choice: 'xls'"),
-    (("leaderboard", "--task", "sciencqa"), "unknown task 'sciencqa'; did you mean 'scienceqa'?"),
+    (
+        ("leaderboard", "--results", str(REFERENCE), "--task", "sciencqa"),
+        "unknown task 'sciencqa'; did you mean 'scienceqa'?",
+    ),
     (("data", "check", "--task", "sciencqa", "--data-root", "."), "unknown task 'sciencqa'; did you mean 'scienceqa'?"),
     (("data", "check", "--task", "scienceqa", "--data-root", "/no/such/folder"), "/no/such/folder"),
     (("data", "mini", "--train", "0"), "argument --train: must be a whole number of at least 1, got '0'"),
