@@ -341,7 +341,9 @@ def visible(text: Any) -> str:
 
 def one_line(text: Any) -> str:
     """Text without control, format and separator characters, which become spaces."""
-    plain = "".join(" " if unicodedata.category(char)[0] in "CZ" else char for char in str(text))
+    plain = str(text)
+    if not (plain.isascii() and plain.isprintable()):
+        plain = "".join(" " if unicodedata.category(char)[0] in "CZ" else char for char in plain)
     return " ".join(plain.split())
 
 

@@ -45,5 +45,7 @@ def seed_summary(values: Sequence[float]) -> SeedSummary:
         return SeedSummary(mean=mean, n=n, ci95=None)
     from scipy.special import stdtrit
 
-    half = float(stdtrit(n - 1, 0.975)) * statistics.stdev(values) / math.sqrt(n)
+    # As statistics.stdev, whose fractions take twenty times as long.
+    deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
+    half = float(stdtrit(n - 1, 0.975)) * deviation / math.sqrt(n)
     return SeedSummary(mean=mean, n=n, ci95=(mean - half, mean + half))

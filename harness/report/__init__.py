@@ -30,13 +30,15 @@ def render(
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+    from harness.collection import paused
     from harness.columns import visible
     from harness.published_tables import SAID, shown
     from harness.report import assets
     from harness.report.page import page
     from harness.store import Store
 
-    content = page(list(records), Store(store_root) if store_root is not None else None, data_roots)
+    with paused():
+        content = page(list(records), Store(store_root) if store_root is not None else None, data_roots)
     scripts = [assets.plotly_script(), assets.own_script()]
     environment = Environment(
         loader=FileSystemLoader(assets.FOLDER / "templates"),

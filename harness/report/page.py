@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.collection import paused
 from harness.columns import interval, one_line, visible, warnings
 from harness.example_scores import Scores
 from harness.overall import Overall, overall
@@ -111,8 +110,7 @@ def page(records: Sequence[Record], store: Store | None, data_roots: Sequence[Pa
     """
     ordered = sorted(records, key=lambda record: record.run_id)
     by_run, scores = {record.run_id: record for record in ordered}, answers.scores(store)
-    with paused():
-        found = tables(ordered, scores)
+    found = tables(ordered, scores)
     paged = _paged(ordered, found)
     learned, no_curve = curves.read(paged, store)
     source = _Source(by_run, looks(ordered), store, data_roots, scores, learned, no_curve)
