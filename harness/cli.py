@@ -150,8 +150,11 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _add_run(run: argparse.ArgumentParser) -> None:
-    run.add_argument("--methods", required=True, metavar="NAMES", help="comma list, or all")
-    run.add_argument("--task", required=True, metavar="NAMES", help="comma list, or all")
+    run.add_argument("--methods", metavar="NAMES", help="comma list, or all")
+    run.add_argument("--task", metavar="NAMES", help="comma list, or all")
+    run.add_argument(
+        "--plan", type=Path, metavar="FILE", help="a study written down in TOML; flags given beside it stand over it"
+    )
     _add_backbone_flags(run)
     run.add_argument("--weights", choices=("pretrained", "random"), help="random ones never rank by accuracy")
     run.add_argument("--data-root", type=Path, metavar="DIR", help="your data (default: generated, for backbone mini)")
@@ -165,6 +168,12 @@ def _add_run(run: argparse.ArgumentParser) -> None:
     run.add_argument("--batch-size", type=_count, metavar="N", help="examples per optimiser step")
     run.add_argument("--train-limit", type=_count, metavar="N", help="use a fixed subset of the training examples")
     run.add_argument("--eval-limit", type=_count, metavar="N", help="use a fixed subset of the test examples")
+    run.add_argument(
+        "--text-tokens",
+        type=_count,
+        metavar="N",
+        help="make every text exactly N tokens long, to measure what that costs; for --weights random",
+    )
     _add_tuning(run)
     run.add_argument("--precision", choices=("fp32", "bf16", "fp16"), help="default: the backbone's recipe")
     run.add_argument("--device", metavar="auto|cpu|cuda:N", help="default: auto")
@@ -323,7 +332,7 @@ def _add_data(data: argparse.ArgumentParser) -> None:
 
 def _add_backbone(backbone: argparse.ArgumentParser) -> None:
     add = backbone.add_subparsers(title="commands", metavar="COMMAND", required=True).add_parser
-    pretrain = add("pretrain", help="make the weights that the repository ships, in hours of CPU time")
+    pretrain = add("pretrain", help="make the weights that the repository ships, in half an hour of CPU time")
     pretrain.add_argument("name", choices=("mini",))
     pretrain.add_argument("--out", type=Path, metavar="DIR", help="default: where the shipped weights lie")
     pretrain.add_argument("--seed", type=_seed, default=0, metavar="N", help="default: 0")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import shlex
 import sys
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,7 @@ from harness.settings import UsageError, parse_overrides, suggest
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from harness.plan import Plan
     from harness.published import PublishedTable
     from harness.record import Record
 
@@ -27,10 +29,36 @@ CHECKED_SIZE = 32
 
 def run(args: argparse.Namespace) -> int:
     """`run`: plan every cell, then run those without a record."""
+    if args.plan is not None:
+        return _run_plan(args)
     from harness import plan
 
     # Planned before anything heavy is imported, so that mistakes are answered at once.
-    planned = plan.build(args)
+    return _run_planned(args, plan.build(args))
+
+
+def _run_plan(args: argparse.Namespace) -> int:
+    """Every command of a plan file, all of them checked before the first is run."""
+    from harness import cli, plan, plan_file
+
+    study = plan_file.read(args.plan)
+    commands = plan_file.arguments(study, args.argv, cli.parse)
+    planned = [plan.build(command) for command in commands]
+    cells = sum(len(one.cells) for one in planned)
+    print(f"{study.title}\ndata: {study.data}\nhardware: {study.hardware}, {study.hours:g} hours")
+    code = 0
+    for number, (command, one) in enumerate(zip(commands, planned, strict=True), start=1):
+        print(
+            f"\ncommand {number} of {len(planned)} ({cells} cells in all): vltune {shlex.join(command.argv)}",
+            flush=True,
+        )
+        code = max(code, _run_planned(command, one))
+        if code == cli.INTERRUPTED:
+            break
+    return code
+
+
+def _run_planned(args: argparse.Namespace, planned: Plan) -> int:
     if not planned.cells:
         print(f"{args.shard} of the matrix has no cell: nothing to run")
         return 0

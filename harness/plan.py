@@ -182,6 +182,9 @@ def build(args: argparse.Namespace) -> Plan:
 
 def _cells(args: argparse.Namespace, recipe: recipes.Recipe) -> tuple[CellPlan, ...]:
     """Every cell with its options: what the recipe says, and over it the command line."""
+    for flag in ("methods", "task"):
+        if getattr(args, flag) is None:
+            raise UsageError(f"--{flag} is missing: name what to run, or give --plan FILE")
     method_names = choose(args.methods, methods.names(), kind="method")
     task_names = choose(args.task, tasks.names(), kind="task")
     given = _given(args, method_names, task_names)
@@ -212,7 +215,8 @@ def _cells(args: argparse.Namespace, recipe: recipes.Recipe) -> tuple[CellPlan, 
 
 def _explicit(args: argparse.Namespace) -> dict[str, Any]:
     """The options of all cells that the command line sets."""
-    shared = {name: getattr(args, name) for name in ("train_limit", "eval_limit", "weights", "precision", "kernels")}
+    names = ("train_limit", "eval_limit", "text_tokens", "weights", "precision", "kernels")
+    shared = {name: getattr(args, name) for name in names}
     profiled = {"profile": True} if args.profile else {}
     return {name: value for name, value in shared.items() if value is not None} | profiled
 
@@ -308,6 +312,7 @@ def backbone_spec(args: argparse.Namespace, *, weights: Literal["pretrained", "r
         encoder=args.encoder,
         tokenizer=args.tokenizer,
         weights=weights or args.weights or "pretrained",
+        text_tokens=getattr(args, "text_tokens", None),
     )
     check_backbone(spec)
     return spec

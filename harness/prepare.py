@@ -26,14 +26,16 @@ class TaskData:
 
 
 def data_root(plan: Plan, task_name: str) -> Path:
-    """The folder given by the user; for the backbone `mini` the procedural data, written into the cache if need be.
+    """The folder given by the user; else the procedural data, written into the cache if need be.
+
+    Those are the data of the backbone `mini`, and good enough for random weights, with which only costs are measured.
 
     Raises:
         DataError: no folder was given and the backbone has no data of its own.
     """
     if plan.data_root is not None:
         return plan.data_root
-    if plan.backbone.name == "mini" and plan.backbone.llm is None:
+    if (plan.backbone.name == "mini" and plan.backbone.llm is None) or plan.backbone.weights == "random":
         module = importlib.import_module(f"tasks.mini.{task_name}")
         return Path(module.ensure(cache_folder() / "data"))
     raise DataError(f"{task_name} needs data for backbone {plan.backbone.name!r}: give --data-root DIR")

@@ -81,6 +81,7 @@ def identity(bench: Bench, cell: CellPlan) -> Cell:
             "kernels": plan.kernels,
             "train_limit": plan.train_limit,
             "eval_limit": plan.eval_limit,
+            **({} if plan.backbone.text_tokens is None else {"text_tokens": plan.backbone.text_tokens}),
             **({} if plan.launch.alone else {"processes": plan.launch.count, "parallel": plan.launch.parallel}),
         },
         "data": {"sha256": data.sha256, "train": len(data.train), "eval": len(data.evaluation)},

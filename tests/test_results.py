@@ -1,5 +1,6 @@
 """The committed leaderboard is what the committed records give."""
 
+import json
 from pathlib import Path
 
 from harness.example_scores import reader
@@ -14,3 +15,37 @@ def test_the_leaderboard_is_generated_from_the_records() -> None:
     records = store.read()
     assert records
     assert (RESULTS / "LEADERBOARD.md").read_text(encoding="utf-8") == markdown(records, scores=reader(store))
+
+
+def _medians() -> dict[str, float]:
+    """Milliseconds of every row of the committed benchmark, by case and name."""
+    cases = json.loads((RESULTS / "bench" / "cpu-epyc-2-cores.json").read_text(encoding="utf-8"))["cases"]
+    return {
+        f"{case['title']}: {row['name']}": row["ms"]["median"]
+        for found in cases.values()
+        for case in found
+        for row in case["rows"]
+    }
+
+
+def test_the_speeds_in_the_readme_are_the_measured_ones() -> None:
+    readme = (RESULTS.parent / "README.md").read_text(encoding="utf-8")
+    found = _medians()
+    step, choices = "training step of ADEM-VL, forward + backward", "evaluation by choice likelihood"
+    naive, half = found[f"{step}: naive, fp32"], found[f"{step}: fast, bf16"]
+    told = [
+        (naive, found[f"{step}: fast, fp32"]),
+        (naive, half),
+        (found[f"{choices}: one by one, full logits"], found[f"{choices}: batch of 16"]),
+        (found["greedy decoding: 8 tokens, without a cache"], found["greedy decoding: 8 tokens, greedy"]),
+    ]
+    table = [line for line in readme.splitlines() if line.startswith("| ") and line.endswith(" x |")]
+    assert len(table) == len(told)
+    for line, (slow, fast) in zip(table, told, strict=True):
+        _, what, before, after, ratio, _ = (cell.strip() for cell in line.split("|"))
+        assert before.startswith(f"{_seconds(slow)} s"), what
+        assert (after, ratio) == (f"{_seconds(fast)} s", f"{slow / fast:.1f} x"), what
+
+
+def _seconds(milliseconds: float) -> str:
+    return f"{milliseconds / 1e3:.2f}" if milliseconds < 1e3 else f"{milliseconds / 1e3:.1f}"

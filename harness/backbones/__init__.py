@@ -31,6 +31,7 @@ class BackboneSpec:
         llm, vision: Hugging Face ids or local folders that replace the named backbone's own.
         encoder, tokenizer: weight file and tokenizer file (`beit3.spm`) of a BEiT-3.
         weights: `random` builds the shapes with seeded random weights, for efficiency studies only.
+        text_tokens: every text is made this long, repeated or cut, to measure what length costs; random weights only.
     """
 
     name: str
@@ -39,6 +40,7 @@ class BackboneSpec:
     encoder: str | None = None
     tokenizer: str | None = None
     weights: Literal["pretrained", "random"] = "pretrained"
+    text_tokens: int | None = None
 
 
 def names() -> list[str]:
@@ -53,6 +55,10 @@ def check(spec: BackboneSpec) -> None:
         BackboneError: unknown name, one path without the other, paths of another kind of backbone, or a shape-only
             backbone without weights.
     """
+    if spec.text_tokens is not None and spec.weights != "random":
+        raise BackboneError(
+            "--text-tokens makes other texts of the data's own, so scores mean nothing: add --weights random"
+        )
     for flag, value in (("--encoder", spec.encoder), ("--tokenizer", spec.tokenizer)):
         if value is not None and (spec.name not in _ENCODERS or spec.llm is not None):
             raise BackboneError(f"{flag} is for {' and '.join(_ENCODERS)}; others take --llm PATH --vision PATH")
@@ -101,6 +107,7 @@ def load(
             tokenizer_path=Path(spec.tokenizer).expanduser() if spec.tokenizer else None,
             device=device,
             dtype=clip_llama.DTYPES[precision],
+            text_tokens=spec.text_tokens,
         )
 
     return clip_llama.load(spec, device=device, precision=precision, cache=cache or cache_folder())

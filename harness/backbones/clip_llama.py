@@ -91,15 +91,15 @@ def load(spec: BackboneSpec, *, device: str, precision: Precision, cache: Path) 
     tower = VisionTower(encoder, image_size=image_size(encoder.config))
     pair = f"{Path(spec.llm).name}+{Path(spec.vision).name}" if spec.llm and spec.vision else None
     name = spec.name if pair is None or spec.name in names() else pair
-    text = _text(tokenizer, llm, source=spec.name if sources is None else sources[0])
+    text = _text(tokenizer, llm, source=spec.name if sources is None else sources[0], length=spec.text_tokens)
     places = () if spec.weights == "random" or sources is None else tuple(map(folders.folder, sources))
     return DecoderModel(name, llm, tower, text, images, places)
 
 
-def _text(tokenizer: PreTrainedTokenizerBase, llm: PreTrainedModel, *, source: str) -> TextEncoder:
+def _text(tokenizer: PreTrainedTokenizerBase, llm: PreTrainedModel, *, source: str, length: int | None) -> TextEncoder:
     """The tokenizer, once used: what is wrong with it is to be found before any run."""
     with folders.readable(source, "tokenizer"):
-        text = TextEncoder(tokenizer, max_length=llm.config.max_position_embeddings)
+        text = TextEncoder(tokenizer, max_length=llm.config.max_position_embeddings, exact_length=length)
         text.length("a text", " and more")
         rows = len(getattr(llm.get_input_embeddings(), "weight", ()))
     special = [*text.bos, *text.eos, text.pad_id]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -23,9 +24,10 @@ class Encoded:
 class TextEncoder:
     """Tokenises with special tokens placed by hand: BOS first where the tokenizer has one, EOS after an answer."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, max_length: int) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, max_length: int, exact_length: int | None = None) -> None:
         self.tokenizer = tokenizer
         self.max_length = max_length
+        self.exact_length = exact_length  # of every row, where costs are measured and texts mean nothing
         self.bos = [] if tokenizer.bos_token_id is None else [int(tokenizer.bos_token_id)]
         self.eos = [] if tokenizer.eos_token_id is None else [int(tokenizer.eos_token_id)]
         self.pad_id = int(tokenizer.pad_token_id) if tokenizer.pad_token_id is not None else (self.eos or [0])[0]
@@ -36,6 +38,8 @@ class TextEncoder:
 
     def length(self, prompt: str, answer: str | None) -> int:
         """Tokens of a row before any cut, special tokens counted."""
+        if self.exact_length is not None:
+            return self.exact_length
         return len(self.bos) + len(self.ids(prompt + (answer or ""))) + (len(self.eos) if answer is not None else 0)
 
     def row(self, prompt: str, answer: str | None, *, room: int) -> Encoded:
@@ -49,6 +53,8 @@ class TextEncoder:
         ids = [*self.bos, *self.ids(prompt + (answer or ""))]
         if answer is not None:
             ids += self.eos
+        if self.exact_length is not None:
+            start, ids = _stretched(ids, start, len(self.bos), self.exact_length)
         ids = ids[:room]
         unknown = self.tokenizer.unk_token_id
         if unknown in self.eos:  # some tokenizers name one token for both; the end must stay trainable
@@ -73,3 +79,10 @@ class TextEncoder:
                 kept = kept[:position]
                 break
         return str(self.tokenizer.decode(kept, skip_special_tokens=True))
+
+
+def _stretched(ids: list[int], start: int, fixed: int, length: int) -> tuple[int, list[int]]:
+    """A row of `length` tokens and where its answer begins: the prompt after its `fixed` tokens is repeated or cut."""
+    answer = ids[start:][: max(0, length - fixed - 1)]
+    prompt = list(itertools.islice(itertools.cycle(ids[fixed:start] or ids[:1]), max(0, length - fixed - len(answer))))
+    return length - len(answer), [*ids[:fixed], *prompt, *answer][:length]

@@ -16,7 +16,8 @@ from harness.bench.result import Case, Row, below
 from harness.bench.step import SETTINGS, conditions, load, method_for, text_batch
 from harness.plan import TrainOptions
 from harness.record import distribution, unavailable
-from harness.train import train
+from harness.resume.keeper import Keeper
+from harness.train import TrainResult, train
 from methods import Batch
 from tasks import Example, Metric, Prediction, Task
 
@@ -95,27 +96,37 @@ class _TimedAccelerator(Accelerator):  # type: ignore[misc]
 
 def run(device: torch.device, *, reduced: bool) -> Case:
     """Train `mini` on one batch and subtract what was spent in the model and the optimiser."""
-    setting = SETTINGS["reduced"]
-    model = load(setting, device, "fp32")
+    clock, steps = Clock(), 3 if reduced else STEPS
+    accelerator = _TimedAccelerator(clock, cpu=device.type == "cpu")
+    result, said = train_on_one_batch(device, steps=steps, accelerator=accelerator, clock=clock)
+    share = 100 * (1 - clock.spent_s / result.wall_s)
+    row = Row("train_step", distribution(result.step_ms, "ms").model_dump(), unavailable("not read").model_dump())
+    goals = [] if reduced else [below("time outside model, loader and optimiser", share, 3, "%")]
+    return Case("the harness's own share of a training", said, [row], goals, (), {"harness_per_cent": share})
+
+
+def train_on_one_batch(
+    device: torch.device, *, steps: int, accelerator: Accelerator, clock: Clock, keeper: Keeper | None = None
+) -> tuple[TrainResult, dict[str, object]]:
+    """Train ADEM-VL on `mini` on the same batch at every step; what came of it, and what a table says of it.
+
+    The model's forward passes are on the clock.
+    """
+    model = load(SETTINGS["reduced"], device, "fp32")
     attachment = method_for(model).attach(model, 0)
-    task = OneBatch(made=text_batch(model, 32, 64))
-    accelerator = _TimedAccelerator(task.clock, cpu=device.type == "cpu")
-    options = TrainOptions(steps=3 if reduced else STEPS, batch_size=32, lr=1e-3)
+    task = OneBatch(made=text_batch(model, 32, 64), clock=clock)
     try:
         result = train(
             model,
             attachment,
             task,
             task.examples("train", Path(), limit=None),
-            options,
+            TrainOptions(steps=steps, batch_size=32, lr=1e-3),
             accelerator=accelerator,
             seed=0,
             label="bench",
+            keeper=keeper,
         )
     finally:
         attachment.detach()
-    share = 100 * (1 - task.clock.spent_s / result.wall_s)
-    said = conditions(model.name, device, B=32, T=64, steps=options.steps)
-    row = Row("train_step", distribution(result.step_ms, "ms").model_dump(), unavailable("not read").model_dump())
-    goals = [] if reduced else [below("time outside model, loader and optimiser", share, 3, "%")]
-    return Case("the harness's own share of a training", said, [row], goals, (), {"harness_per_cent": share})
+    return result, conditions(model.name, device, B=32, T=64, steps=steps)

@@ -15,10 +15,8 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from harness.bench.overhead import Clock, OneBatch
+from harness.bench.overhead import Clock, train_on_one_batch
 from harness.bench.result import Case, Row, below
-from harness.bench.step import SETTINGS, conditions, load, method_for, text_batch
-from harness.plan import TrainOptions
 from harness.record import METERS, Cell, MetricValue, Record, distribution, unavailable
 from harness.resume import randomness
 from harness.resume.claims import Claim, Claims
@@ -26,7 +24,6 @@ from harness.resume.every import Every
 from harness.resume.keeper import Keeper
 from harness.resume.training_state import TrainingState
 from harness.store import Store
-from harness.train import train
 
 EXAMPLES = 4241
 """Of ScienceQA's test split: as many predictions are written with a record."""
@@ -96,28 +93,14 @@ def _claim(claims: Claims, key: str) -> None:
 
 def _states(root: Path, device: torch.device, *, reduced: bool) -> Case:
     """Train `mini` on one batch, and see what share of that the bookkeeping has."""
-    steps, model = (3 if reduced else STEPS), load(SETTINGS["reduced"], device, "fp32")
+    steps = 3 if reduced else STEPS
     keeper = _TimedKeeper(root / "state", {}, Every(steps=1) if reduced else EVERY, lambda line: None)
-    attachment = method_for(model).attach(model, 0)
-    task = OneBatch(made=text_batch(model, 32, 64))
     notes = [_ms(randomness.on_cpu) for _ in range(steps)]
-    try:
-        result = train(
-            model,
-            attachment,
-            task,
-            task.examples("train", Path(), limit=None),
-            TrainOptions(steps=steps, batch_size=32, lr=1e-3),
-            accelerator=Accelerator(cpu=device.type == "cpu"),
-            seed=0,
-            label="bench",
-            keeper=keeper,
-        )
-    finally:
-        attachment.detach()
+    accelerator = Accelerator(cpu=device.type == "cpu")
+    result, said = train_on_one_batch(device, steps=steps, accelerator=accelerator, clock=Clock(), keeper=keeper)
     share = 100 * (keeper.clock.spent_s + sum(notes) / 1e3) / result.wall_s
     goals = [] if reduced else [below("resume bookkeeping in a training", share, 2, "%")]
-    said = conditions(model.name, device, B=32, T=64, steps=steps) | {"a state": "every second at most"}
+    said |= {"a state": "every second at most"}
     times = {
         "training step": result.step_ms,
         "note the generators before a step": notes,

@@ -27,6 +27,7 @@ def load(
     tokenizer_path: Path | None,
     device: str,
     dtype: torch.dtype,
+    text_tokens: int | None = None,
     image_size: int | None = None,
     seed: int = 0,
     shape: BEiT3Shape | None = None,
@@ -39,6 +40,7 @@ def load(
         tokenizer_path: the official `beit3.spm`; None (for random weights only) for one token per byte.
         device: `cpu`, `cuda:N`, or `meta` (shapes only, nothing is allocated).
         dtype: what the frozen weights are kept in.
+        text_tokens: make every text so long, repeated or cut.
         image_size: pixels per side, a multiple of 16; the shape's own by default. Position embeddings follow.
         seed: of random weights.
         shape: sizes of a BEiT-3 without a name.
@@ -56,6 +58,7 @@ def load(
     if weights_path is not None and tokenizer_path is None:
         raise BackboneError(f"{weights_path}: these weights need their tokenizer; give the path of beit3.spm too")
     text = byte_ids() if tokenizer_path is None else sentencepiece_ids(tokenizer_path, vocab=sizes.vocab)
+    text.exact_length = text_tokens
     with torch.device("meta"):
         encoder = BEiT3(sizes)
     head = None

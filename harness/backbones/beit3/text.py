@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -16,16 +17,22 @@ FIRST_BYTE = 4
 class TextIds:
     """Token ids of whole rows: <s> text </s>."""
 
+    exact_length: int | None = None
+    """Of every row, where costs are measured and texts mean nothing."""
+
     def __init__(self, split: Callable[[str], Sequence[int]]) -> None:
         self._ids: Callable[[str], tuple[int, ...]] = lru_cache(maxsize=100_000)(lambda text: tuple(split(text)))
 
     def length(self, text: str) -> int:
         """Tokens of a row before any cut."""
-        return len(self._ids(text)) + 2
+        return len(self._ids(text)) + 2 if self.exact_length is None else self.exact_length
 
     def row(self, text: str) -> list[int]:
         """At most `MAX_LENGTH` ids; of a longer text the end is cut away, but not </s>."""
-        return [BOS, *self._ids(text)[: MAX_LENGTH - 2], EOS]
+        ids: Iterable[int] = self._ids(text)
+        if self.exact_length is not None:
+            ids = itertools.islice(itertools.cycle(self._ids(text) or (UNKNOWN,)), max(0, self.exact_length - 2))
+        return [BOS, *itertools.islice(ids, MAX_LENGTH - 2), EOS]
 
 
 def byte_ids() -> TextIds:

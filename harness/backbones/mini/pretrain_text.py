@@ -6,7 +6,7 @@ where the facts stand; a third of the sequences has no image prefix and reads th
 
 from __future__ import annotations
 
-import math
+import functools
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,6 +18,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from harness.backbones.mini.pretrain_schedule import rate_factor
 from tasks.mini import knowledge, text, world
 from tasks.mini.world import sample_scene
 
@@ -198,7 +199,8 @@ def train_text(
     plain = [p for p in model.parameters() if p.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=recipe.lr, betas=(0.9, 0.98))
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _schedule(step, recipe))
+    factor = functools.partial(rate_factor, warmup=recipe.warmup_steps, steps=recipe.steps)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
     started, running = time.perf_counter(), 0.0
     for step, (ids, weights) in enumerate(_batches(tokenizer, Random(seed + 1), recipe), start=1):
         logits = model(input_ids=ids, use_cache=False).logits[:, :-1]
@@ -304,13 +306,6 @@ def _config(tokenizer: PreTrainedTokenizerFast, recipe: TextRecipe) -> LlamaConf
         pad_token_id=PAD,
         tie_word_embeddings=False,
     )
-
-
-def _schedule(step: int, recipe: TextRecipe) -> float:
-    if step < recipe.warmup_steps:
-        return (step + 1) / recipe.warmup_steps
-    done = (step - recipe.warmup_steps) / max(1, recipe.steps - recipe.warmup_steps)
-    return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
 
 def _batches(

@@ -6,6 +6,7 @@ besides on CLS after the last block. The text encoder is thrown away.
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Callable
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
+from harness.backbones.mini.pretrain_schedule import rate_factor
 from tasks.mini.render import SIZE, render
 from tasks.mini.world import COLOURS, COUNTS, KINDS, LANDMARKS, PATTERNS, PLACES, WEATHERS, Scene, sample_scene
 
@@ -114,7 +116,8 @@ def train_vision(
         {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
     ]
     optimizer = torch.optim.AdamW(groups, lr=recipe.lr, betas=(0.9, 0.98))
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _schedule(step, recipe))
+    factor = functools.partial(rate_factor, warmup=recipe.warmup_steps, steps=recipe.steps)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
     pictures, labels = render_pool(Random(seed + 2), recipe.pool, recipe.group)
     rng, started, running = np.random.default_rng(seed), time.perf_counter(), 0.0
     for step in range(1, recipe.steps + 1):
@@ -213,10 +216,3 @@ def _config(recipe: VisionRecipe) -> CLIPVisionConfig:
         projection_dim=recipe.embed,
         initializer_factor=2.0,
     )
-
-
-def _schedule(step: int, recipe: VisionRecipe) -> float:
-    if step < recipe.warmup_steps:
-        return (step + 1) / recipe.warmup_steps
-    done = (step - recipe.warmup_steps) / max(1, recipe.steps - recipe.warmup_steps)
-    return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))

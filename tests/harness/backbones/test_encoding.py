@@ -62,3 +62,15 @@ def test_a_continuation_has_no_start_of_text() -> None:
 def test_new_text_ends_at_the_first_eos() -> None:
     encoder = TextEncoder(byte_tokenizer(), max_length=64)
     assert encoder.decode([*encoder.ids(" B."), 2, *encoder.ids("C")]) == " B."
+
+
+@pytest.mark.parametrize("length", [4, 5, 9, 40])
+@pytest.mark.parametrize("answer", [None, "cd"])
+def test_rows_of_an_exact_length_repeat_or_cut_the_prompt(length: int, answer: str | None) -> None:
+    encoder = TextEncoder(byte_tokenizer(), max_length=64, exact_length=length)
+    row = encoder.row("abcd", answer, room=64)
+    assert len(row.ids) == len(row.labels) == encoder.length("abcd", answer) == length
+    assert row.ids[0] == 1
+    answered = 0 if answer is None else min(3, length - 2)
+    assert [label for label in row.labels if label != IGNORED] == row.ids[length - answered :]
+    assert row.ids[1 : length - answered] == ([*encoder.ids("abcd")] * 10)[: length - answered - 1]
