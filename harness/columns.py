@@ -192,12 +192,16 @@ def missing(table: Table, chosen: Sequence[str] = (), *, efficiency: bool = Fals
             if column.cells[index].value is None:
                 titles.setdefault(column.cells[index].reason, []).append(heading(column))
             elif column.key in row.partial:
-                count, why = row.partial[column.key]
-                said = f"from {count} of {len(row.seeds)} seeds; no value of the others: {why}"
-                titles.setdefault(said, []).append(heading(column))
+                titles.setdefault(partly(row, column.key), []).append(heading(column))
         for reason, names in titles.items():
             found.setdefault((", ".join(names), reason), []).append(row.method)
     return [(names, ", ".join(rows), reason) for (names, reason), rows in found.items()]
+
+
+def partly(row: Row, key: str) -> str:
+    """Of how many seeds a score or meter is that not all have, and why."""
+    count, why = row.partial[key]
+    return f"from {count} of {len(row.seeds)} seeds; no value of the others: {why}"
 
 
 def warnings(table: Table) -> list[str]:
@@ -259,9 +263,10 @@ def _marks(table: Table) -> list[str]:
     if isinstance(table.standing, str):
         return [f"Bold is the best figure of a column{but}; differences were not tested: {table.standing}."]
     name, metric = next(iter(table.metrics.items()))
+    tested = "tested " if table.standing.left_out else ""
     return [
-        f"Bold in {header(name)}: the best method, and those that cannot be told apart from it on these examples "
-        f"({table.standing.test}, Holm over all pairs, 5 %).",
+        f"Bold in {header(name)}: the best {tested}method, and those that cannot be told apart from it on these "
+        f"examples ({table.standing.test}, Holm over all pairs, 5 %).",
         *(f"{label} was not tested, and so has no mark: {why}." for label, why in table.standing.left_out.items()),
         f"Minimum detectable difference: {_detectable(table.standing.detectable, metric.unit)}.",
         f"In other columns bold is the best figure{but}.",

@@ -13,7 +13,7 @@ from harness.record import MetricValue, Record
 from harness.settings import UsageError, suggest
 from harness.significance import ALPHA
 from harness.store import StoreError
-from harness.tables import Table, flatten, show, tables
+from harness.tables import Table, flatten, score_of, show, tables
 
 _SHOWN = 5
 _Refusal = UsageError | Incomparable | StoreError
@@ -90,8 +90,10 @@ def _side(name: str, table: Table, done: Mapping[str, Record]) -> Side:
     if len(matching) > 1:
         first = ", ".join(runs[0] for runs in matching)
         raise UsageError(f"{name} was run with {len(matching)} settings; name a run of each instead: {first}")
-    runs = [name] if matching and name in done else [run for runs in matching for run in runs]
-    return Side(name, [done[run] for run in runs])
+    named = [name] if matching and name in done else [run for runs in matching for run in runs]
+    runs, primary = [done[run] for run in named], next(iter(table.metrics), "")
+    # A seed that has no score takes no part, unless none has one: then that is what is to be said.
+    return Side(name, [run for run in runs if score_of(run, primary) is not None] or runs)
 
 
 def _section(title: str, a: Side, b: Side, scores: Scores) -> str:

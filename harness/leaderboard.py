@@ -28,6 +28,7 @@ from harness.columns import (
     legend,
     missing,
     one_line,
+    partly,
     titles,
     visible,
     warnings,
@@ -63,7 +64,8 @@ class View:
 def frame(records: Iterable[Record]) -> pd.DataFrame:
     """One row per method within a table, seeds aggregated: scores are means, meters medians over seeds.
 
-    A score `x` has `x_low`, `x_high` (95 % interval) and `x_n`; nulls are explained in the column `reasons`.
+    A score `x` has `x_low`, `x_high` (95 % interval) and `x_n`; nulls, and values that only some seeds have, are
+    explained in the column `reasons`.
     A method without an `ok` run has a row too, with its status and reason.
     """
     import pandas as pd
@@ -176,7 +178,7 @@ def _flat_rows(found: Iterable[Table]) -> list[dict[str, Any]]:
             **{name: value for metric in table.metrics for name, value in _flat_metric(row, metric).items()},
             **{name: row.values.get(name) for name in ("trainable_percent", *METERS)},
             **{cost.key: row.values.get(cost.key) for cost in EFFICIENCY},
-            "reasons": row.reasons,
+            "reasons": row.reasons | {name: partly(row, name) for name in row.partial},
             "own_options": row.own,
             "options": table.common,
         }

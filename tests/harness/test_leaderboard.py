@@ -141,6 +141,7 @@ def test_seeds_without_a_value_are_counted_apart() -> None:
     assert column(text, "Seeds") == {"memvp": "1 of 2"}
     assert "- Acc. (memvp): from 1 of 2 seeds; no value of the others: none" in text
     assert "interval over examples (one seed)" in text
+    assert json.loads(render(seeds, format="json"))[0]["reasons"]["accuracy"].startswith("from 1 of 2 seeds; ")
     three = markdown([*seeds, make(accuracy=92.0, seed=2, meters={"prefill_ms": scalar(5.0, "ms")})])
     assert column(three, "Seeds") == {"memvp": "2 of 3"}
     assert "t interval of the mean over seeds" in three

@@ -104,6 +104,13 @@ def test_tasks_that_cannot_be_tested_keep_others_from_no_comparison() -> None:
         report("a", "b", [record for record in records if record.cell.task == "one"], scores)
 
 
+def test_a_seed_without_a_score_takes_no_part() -> None:
+    records = [make("a"), make("a", None, seed=1), make("b"), make("b", seed=1)]
+    scores = reading(*((record, answers(0.5)) for record in records if record.metrics["accuracy"].value is not None))
+    assert "(exact McNemar test, seed 0: 400 pairs" in report("a", "b", records, scores)
+    assert "differences were not tested" not in markdown(records, scores=scores)
+
+
 def test_the_beginning_of_another_id_can_be_named() -> None:
     a, b = make("a"), make("b")
     longer = a.model_copy(update={"run_id": f"{a.run_id}-more"})
@@ -210,6 +217,7 @@ def test_a_method_without_scores_keeps_the_others_from_no_test() -> None:
     shown = column(text, "Acc. %")
     assert [name for name in shown if shown[name].startswith("**")] == ["m0", "m2"]
     assert f"old was not tested, and so has no mark: run {old.run_id} has no score for each example" in text
+    assert "Bold in Acc.: the best tested method, and those" in text
     assert "differences were not tested" not in text
 
 
