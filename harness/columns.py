@@ -5,16 +5,21 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from harness.example_scores import FEWEST_GROUPS
 from harness.standing import Standing
 from harness.tables import Row, Table, flatten
 
+TINY_PARAMS = 20_000_000
+"""Models with fewer parameters are labelled; with backbone `smol` they have some 157 million."""
 MISSING = "–"
 LONGEST_TEXT = 300
 _NO_SCORE = "not among the scores of this run"
+Kind = Literal["score", "cost", "efficiency", "detail"]
+"""Of columns; tables have the last two when they are asked for."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,20 @@ EFFICIENCY = (
 )
 """Figures of `harness.efficiency`, and how well the device is used; tables have them when they are asked for."""
 
+DETAILS = (
+    Cost("task_params", "Task's own", "M", 1e-6, machine=False),
+    Cost("total_params", "Total", "M", 1e-6, machine=False),
+    Cost("train_peak_reserved_bytes", "Train memory reserved", "MB", 1e-6),
+    Cost("train_process_bytes", "Train memory of the process", "MB", 1e-6),
+    Cost("eval_peak_reserved_bytes", "Eval memory reserved", "MB", 1e-6),
+    Cost("largest_batch", "Largest batch", "samples", goal="max"),
+    Cost("infer_ms_per_sample_largest_batch", "Infer, largest batch", "ms/sample"),
+    Cost("load_wall_s", "Load", "s"),
+    Cost("train_wall_s", "Training", "s"),
+    Cost("eval_wall_s", "Evaluation", "s"),
+)
+"""The other meters; tables have them when they are asked for."""
+
 _HEADERS = {
     "accuracy": "Acc.",
     **{f"accuracy_{name}": name.upper() for name in ("nat", "soc", "lan", "txt", "img", "no")},
@@ -90,22 +109,32 @@ class Column:
     key: str
     title: str
     unit: str
-    kind: Literal["score", "cost", "efficiency"]
+    kind: Kind
     goal: Literal["max", "min"]
     cells: list[Cell]
 
 
 def columns(table: Table) -> list[Column]:
-    """Every score, the primary one first, then every cost, then what scores cost."""
+    """Every score, the primary one first, then every cost, then what scores cost, then the other meters."""
+    kinds: tuple[tuple[Kind, tuple[Cost, ...]], ...] = (
+        ("cost", COSTS),
+        ("efficiency", EFFICIENCY),
+        ("detail", DETAILS),
+    )
     scores = [_score_column(table, name) for name in table.metrics]
-    costs = [_cost_column(table, cost, "cost") for cost in COSTS]
-    return [*scores, *costs, *(_cost_column(table, cost, "efficiency") for cost in EFFICIENCY)]
+    return [*scores, *(_cost_column(table, cost, kind) for kind, costs in kinds for cost in costs)]
+
+
+def titles(found: Iterable[Table]) -> dict[str, str]:
+    """Every column that one of some tables has, by key: as it is written above the table."""
+    scores = {name: f"{header(name)} {metric.unit}" for table in found for name, metric in table.metrics.items()}
+    return scores | {cost.key: f"{cost.title} {cost.unit}" for cost in (*COSTS, *EFFICIENCY, *DETAILS)}
 
 
 def _score_column(table: Table, name: str) -> Column:
     metric = table.metrics[name]
     shown = [score(row.values.get(name)) for row in table.rows]
-    best = _best(table.rows, shown, metric.goal)
+    best = [False] * len(shown) if _few(table, name) else _best(table.rows, shown, metric.goal)
     if isinstance(table.standing, Standing) and name == next(iter(table.metrics)):
         best = [row.method in table.standing.best for row in table.rows]
     cells = [
@@ -115,7 +144,13 @@ def _score_column(table: Table, name: str) -> Column:
     return Column(name, header(name), metric.unit, "score", metric.goal, cells)
 
 
-def _cost_column(table: Table, cost: Cost, kind: Literal["cost", "efficiency"]) -> Column:
+def _few(table: Table, name: str) -> bool:
+    """Whether a score other than the primary one is over too few examples for its differences to mean anything."""
+    counts = [row.counts[name] for row in table.rows if row.values.get(name) is not None]
+    return name != next(iter(table.metrics)) and bool(counts) and min(counts) < FEWEST_GROUPS
+
+
+def _cost_column(table: Table, cost: Cost, kind: Kind) -> Column:
     values = [row.values.get(cost.key) for row in table.rows]
     shown = [significant(None if value is None else value * cost.scale) for value in values]
     incomparable = cost.machine and len(table.hardware) > 1
@@ -144,21 +179,29 @@ def _best(rows: Sequence[Row], shown: Sequence[str], goal: str) -> list[bool]:
 
 
 def missing(table: Table, chosen: Sequence[str] = (), *, efficiency: bool = False) -> list[tuple[str, str, str]]:
-    """(columns, methods, reason) of values that are not there, one for all that share columns and reason.
+    """(columns, methods, reason) of values that are not there, or of some seeds only; one for all that share these.
 
-    Of the chosen columns by key; or of all, those of efficiency only if these are wanted.
+    Of the chosen columns by key; or of the usual ones, with those of efficiency if these are wanted.
     """
     found: dict[tuple[str, str], list[str]] = {}
-    wanted = chosen or [column.key for column in columns(table) if efficiency or column.kind != "efficiency"]
-    every = [column for column in columns(table) if column.key in wanted]
+    usual = ("score", "cost", *(["efficiency"] if efficiency else []))
+    every = [column for column in columns(table) if (column.key in chosen if chosen else column.kind in usual)]
     for index, row in enumerate(table.rows):
         titles: dict[str, list[str]] = {}
         for column in every:
             if column.cells[index].value is None:
                 titles.setdefault(column.cells[index].reason, []).append(heading(column))
+            elif column.key in row.partial:
+                titles.setdefault(partly(row, column.key), []).append(heading(column))
         for reason, names in titles.items():
             found.setdefault((", ".join(names), reason), []).append(row.method)
     return [(names, ", ".join(rows), reason) for (names, reason), rows in found.items()]
+
+
+def partly(row: Row, key: str) -> str:
+    """Of how many seeds a score or meter is that not all have, and why."""
+    count, why = row.partial[key]
+    return f"from {count} of {len(row.seeds)} seeds; no value of the others: {why}"
 
 
 def warnings(table: Table) -> list[str]:
@@ -175,6 +218,8 @@ def warnings(table: Table) -> list[str]:
         loud.append("Random weights: costs only, accuracy is not ranked.")
     if table.backbone == "mini":
         loud.append("Tiny backbone, generated pictures: what works here need not work at size.")
+    elif _is_tiny(table):
+        loud.append("Tiny backbone: what works here need not work at size.")
     if on_cpu(table):
         loud.append("Measured on CPU.")
     if len(table.hardware) > 1:
@@ -182,12 +227,17 @@ def warnings(table: Table) -> list[str]:
     return loud
 
 
+def _is_tiny(table: Table) -> bool:
+    totals = [total for row in table.rows if (total := row.values.get("total_params")) is not None]
+    return bool(totals) and max(totals) < TINY_PARAMS
+
+
 def legend(table: Table) -> list[str]:
     """What intervals, costs and marks mean, a sentence or two each."""
     if not table.metrics:
         return []
     primary = next(iter(table.metrics))
-    seeds = frozenset(len(row.seeds) > 1 for row in table.rows if row.intervals.get(primary))
+    seeds = frozenset(row.seeds_with(primary) > 1 for row in table.rows if row.intervals.get(primary))
     meaning = {
         frozenset({False}): "In brackets the 95 % interval over examples (one seed).",
         frozenset({True}): "In brackets the 95 % t interval of the mean over seeds.",
@@ -196,8 +246,8 @@ def legend(table: Table) -> list[str]:
     }.get(seeds)
     said = [*([meaning] if meaning else []), "Costs are medians over seeds."]
     if on_cpu(table):
-        own = "each run had its own" if table.isolated else "with what ran in it before, so do not compare rows"
-        said.append(f"Memory is the whole process's; {own}.")
+        shared = ", including earlier runs of the same process; do not compare rows"
+        said.append(f"Memory is the whole process's{'; each run had its own' if table.isolated else shared}.")
     if any(row.baseline for row in table.rows):
         said.append("Baselines are shown for orientation: not ranked, never bold.")
     if any(row.settings.startswith("tuned") for row in table.rows):
@@ -208,15 +258,27 @@ def legend(table: Table) -> list[str]:
 def _marks(table: Table) -> list[str]:
     if table.standing is None:
         return []
+    few = any(_few(table, name) for name in table.metrics)
+    but = f", but for scores over fewer than {FEWEST_GROUPS} examples" if few else ""
     if isinstance(table.standing, str):
-        return [f"Bold is the best figure of a column; differences were not tested: {table.standing}."]
+        return [f"Bold is the best figure of a column{but}; differences were not tested: {table.standing}."]
     name, metric = next(iter(table.metrics.items()))
+    tested = "tested " if table.standing.left_out else ""
     return [
-        f"Bold in {header(name)}: the best method, and those that cannot be told apart from it on these examples "
-        f"({table.standing.test}, Holm over all pairs, 5 %).",
-        f"About {table.standing.detectable:.1f} {points(metric.unit)} of difference would have shown with 80 % power.",
-        "In other columns bold is the best figure.",
+        f"Bold in {header(name)}: the best {tested}method, and those that cannot be told apart from it on these "
+        f"examples ({table.standing.test}, Holm over all pairs, 5 %).",
+        *(f"{label} was not tested, and so has no mark: {why}." for label, why in table.standing.left_out.items()),
+        f"Minimum detectable difference: {_detectable(table.standing.detectable, metric.unit)}.",
+        f"In other columns bold is the best figure{but}.",
     ]
+
+
+def _detectable(size: float | None, unit: str) -> str:
+    if size is None:
+        return "unknown, as methods score the same on every example"
+    if math.isinf(size):
+        return "none; on so few examples no difference would be found with 80 % power"
+    return f"about {significant(size)} {points(unit)} (80 % power)"
 
 
 def counts(table: Table) -> str:
@@ -267,8 +329,8 @@ def significant(value: float | None) -> str:
     """Three significant digits, all digits before the point."""
     if value is None:
         return MISSING
-    digits = 0 if value == 0 else min(max(2 - math.floor(math.log10(abs(value))), 0), 6)
-    return f"{value:,.{digits}f}"
+    digits = 0 if value == 0 else max(2 - math.floor(math.log10(abs(value))), 0)
+    return f"{value:,.{digits}f}" if digits <= 6 else f"{value:.3g}"
 
 
 def interval(bounds: tuple[float, float] | None) -> str:
@@ -284,7 +346,9 @@ def visible(text: Any) -> str:
 
 def one_line(text: Any) -> str:
     """Text without control, format and separator characters, which become spaces."""
-    plain = "".join(" " if unicodedata.category(char)[0] in "CZ" else char for char in str(text))
+    plain = str(text)
+    if not (plain.isascii() and plain.isprintable()):
+        plain = "".join(" " if unicodedata.category(char)[0] in "CZ" else char for char in plain)
     return " ".join(plain.split())
 
 

@@ -17,8 +17,11 @@ from harness.cluster.options import options
 from harness.settings import UsageError, parse_overrides, suggest
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from harness.plan import Plan
     from harness.published import PublishedTable
+    from harness.record import Record
 
 CHECKED_SIZE = 32
 """Pixels per side that `data check` decodes pictures to: nothing looks at them."""
@@ -70,7 +73,6 @@ def _run_planned(args: argparse.Namespace, planned: Plan) -> int:
 
 def leaderboard(args: argparse.Namespace) -> int:
     """`leaderboard`: the tables of all records below a results folder."""
-    _check_task(args.task)
     if not args.results.is_dir():
         raise UsageError(f"--results {args.results}: no such folder; 'vltune run' makes it")
     text = _page(args) if args.format == "html" else _tables(args)
@@ -81,12 +83,30 @@ def leaderboard(args: argparse.Namespace) -> int:
             args.out.write_text(text, encoding="utf-8")
         except OSError as error:
             raise UsageError(f"--out {args.out}: cannot be written ({error.strerror}); name another file") from None
+    runs = args.results / "runs"
+    if not any(runs.rglob("*.json")):
+        where = f"--results names the folder that holds {runs.name}/ (ours: results/reference)"
+        print(f"vltune: {runs} holds no record; {where}", file=sys.stderr)
     return 0
 
 
-def _check_task(name: str | None) -> None:
-    if name is not None and name not in tasks.names():
-        raise UsageError(f"unknown task {name!r}; {suggest(name, tasks.names())}")
+def _of_task(name: str | None, records: list[Record], papers: Sequence[PublishedTable] = ()) -> list[Record]:
+    """The records of one task, or all; the name may be one that only records or papers' tables have."""
+    if name is None:
+        return records
+    known = {*tasks.names(), *(record.cell.task for record in records), *(table.task for table in papers)}
+    if name not in known:
+        raise UsageError(f"unknown task {name!r}; {suggest(name, sorted(known))}")
+    return [record for record in records if record.cell.task == name]
+
+
+def _shown(args: argparse.Namespace) -> tuple[list[Record], list[PublishedTable]]:
+    """What `leaderboard` shows: records, and the papers' tables if they were asked for."""
+    from harness.store import Store
+
+    records, papers = Store(args.results).read(), _published(args)
+    found = _of_task(args.task, records, papers)
+    return found, [table for table in papers if args.task in (None, table.task)]
 
 
 def _tables(args: argparse.Namespace) -> str:
@@ -99,11 +119,10 @@ def _tables(args: argparse.Namespace) -> str:
     from harness.leaderboard import UnknownColumn, View, render
     from harness.store import Store
 
-    store, view = Store(args.results), View(args.task, tuple(args.columns), args.sort)
-    papers = _published(args)
+    (records, papers), view = _shown(args), View(args.task, tuple(args.columns), args.sort)
     rows = published_tables.rows(papers)
     try:
-        text = render(store.read(), format=args.format, view=view, scores=reader(store), published=rows)
+        text = render(records, format=args.format, view=view, scores=reader(Store(args.results)), published=rows)
     except UnknownColumn as error:
         raise UsageError(f"--columns or --sort: {error}") from None
     apart = {"md": published_tables.markdown, "latex": published_tables.latex}
@@ -121,20 +140,18 @@ def _page(args: argparse.Namespace) -> str:
         if not folder.exists():
             raise UsageError(f"--data-root {folder}: no such folder; name the folder that holds the task's files")
     from harness import report
-    from harness.store import Store
 
-    records = [record for record in Store(args.results).read() if args.task in (None, record.cell.task)]
-    return report.render(records, args.results, data_roots=args.data_root, published=_published(args))
+    records, papers = _shown(args)
+    return report.render(records, args.results, data_roots=args.data_root, published=papers)
 
 
 def _published(args: argparse.Namespace) -> list[PublishedTable]:
-    """The papers' tables that were asked for."""
+    """All of the papers' tables, if they were asked for."""
     if not args.published:
         return []
     from harness import published
 
-    folder = Path(__file__).parents[1] / "results" / "published"
-    return [table for table in published.read(folder) if args.task in (None, table.task)]
+    return published.read(published.folder())
 
 
 def compare(args: argparse.Namespace) -> int:
@@ -145,10 +162,8 @@ def compare(args: argparse.Namespace) -> int:
     from harness.example_scores import reader
     from harness.store import Store
 
-    _check_task(args.task)
     store = Store(args.results)
-    records = [record for record in store.read() if args.task in (None, record.cell.task)]
-    print(report(args.a, args.b, records, reader(store)))
+    print(report(args.a, args.b, _of_task(args.task, store.read()), reader(store)))
     return 0
 
 
@@ -161,12 +176,13 @@ def reproduce(args: argparse.Namespace) -> int:
     from harness.store import Store
 
     before = again.find(Store(args.results).read(), args.run_id)
+    known = {record.run_id for record in Store(args.out).read()}
     planned = plan.build(again.arguments(before, cli.parse, results=args.out))
     from harness.run import execute
 
     if code := execute(planned):
         return code
-    after = Store(args.out).read()[-1]
+    after = again.outcome(Store(args.out).read(), before, known)
     print(again.report(before, after))
     return 0 if again.same(before, after) else 1
 

@@ -3,23 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from harness.columns import points
+from harness.columns import one_line, points, visible
 from harness.example_scores import Scores
-from harness.paired import Comparison, Samples, compare
-from harness.record import Record
+from harness.paired import Comparison, Incomparable, Samples, compare
+from harness.record import MetricValue, Record
 from harness.settings import UsageError, suggest
 from harness.significance import ALPHA
-from harness.tables import flatten, show, tables
+from harness.store import StoreError
+from harness.tables import Table, flatten, score_of, show, tables
 
 _SHOWN = 5
-Side = tuple[str, Sequence[Record]]
-"""A name and its runs, one per seed."""
+_Refusal = UsageError | Incomparable | StoreError
+
+
+@dataclass(frozen=True)
+class Side:
+    """What is compared: a name, and its runs, one per seed."""
+
+    name: str
+    runs: Sequence[Record]
 
 
 def report(a: str, b: str, records: Sequence[Record], scores: Scores) -> str:
     """One section for each task and backbone on which both have comparable runs.
+
+    A section whose runs cannot be compared says why instead.
 
     Args:
         a, b: a method's name or a run id.
@@ -28,25 +39,28 @@ def report(a: str, b: str, records: Sequence[Record], scores: Scores) -> str:
 
     Raises:
         UsageError: an unknown name, or no comparable runs.
-        Incomparable: runs without scores by example, of other examples, or of too few.
+        Incomparable, StoreError: no section could be made, for want of scores by example, of the same examples or of
+            enough of them.
     """
-    found = _pairs(a, b, records)
-    return "\n\n".join(_section(title, one, other, scores) for title, one, other in found)
-
-
-def _pairs(a: str, b: str, records: Sequence[Record]) -> list[tuple[str, Side, Side]]:
     done = {record.run_id: record for record in records if record.status == "ok"}
     a, b = (_named(name, records) for name in (a, b))
     if a in done and b in done:
-        return [(f"{done[a].cell.task} · {done[a].cell.backbone}", (a, [done[a]]), (b, [done[b]]))]
-    pairs: list[tuple[str, Side, Side]] = []
+        title = f"{done[a].cell.task} · {done[a].cell.backbone}"
+        return _section(title, Side(a, [done[a]]), Side(b, [done[b]]), scores)
+    sections, refused = list[str](), list[_Refusal]()
     for table in tables(records):
-        sides = [_side(name, [row.runs for row in table.rows], done) for name in (a, b)]
-        if sides[0] and sides[1]:
-            pairs.append((table.title, (a, sides[0]), (b, sides[1])))
-    if not pairs:
+        try:
+            one, other = (_side(name, table, done) for name in (a, b))
+            if one.runs and other.runs:
+                sections.append(_section(table.title, one, other, scores))
+        except (UsageError, Incomparable, StoreError) as error:
+            refused.append(error)
+            sections.append(f"{_heading(table.title, a, b)}\n\nNot compared: {one_line(error)}.")
+    if not sections:
         raise UsageError(f"{a} and {b} have no comparable runs (same task, backbone, data and options) here")
-    return pairs
+    if len(refused) == len(sections):
+        raise refused[0]
+    return "\n\n".join(sections)
 
 
 def _named(name: str, records: Sequence[Record]) -> str:
@@ -54,77 +68,106 @@ def _named(name: str, records: Sequence[Record]) -> str:
     methods = sorted({record.cell.method for record in records if record.status == "ok"})
     if name in methods:
         return name
-    runs = [record for record in records if record.run_id.startswith(name)]
-    if len(runs) != 1:
-        hint = f"{len(runs)} runs begin so; write more of it" if runs else suggest(name, methods)
+    found = begun(name, records)
+    if len(found) != 1:
+        hint = f"{len(found)} runs begin so; write more of it" if found else suggest(name, methods)
         raise UsageError(f"no finished run or method {name!r} here; {hint}")
-    if runs[0].status != "ok":
-        raise UsageError(f"run {runs[0].run_id} is {runs[0].status}: {runs[0].reason}; compare finished runs")
-    return runs[0].run_id
+    if found[0].status != "ok":
+        raise UsageError(f"run {found[0].run_id} is {found[0].status}: {found[0].reason}; compare finished runs")
+    return found[0].run_id
 
 
-def _side(name: str, rows: Sequence[Sequence[str]], done: Mapping[str, Record]) -> list[Record]:
+def begun(run_id: str, records: Sequence[Record]) -> list[Record]:
+    """The run with this id, or else those whose ids begin so."""
+    exact = [record for record in records if record.run_id == run_id]
+    return exact or [record for record in records if record.run_id.startswith(run_id)]
+
+
+def _side(name: str, table: Table, done: Mapping[str, Record]) -> Side:
     """The runs of a table's row that a name means; none where the table has no such row."""
+    rows = [row.runs for row in table.rows]
     matching = [runs for runs in rows if name in runs or done[runs[0]].cell.method == name]
     if len(matching) > 1:
         first = ", ".join(runs[0] for runs in matching)
         raise UsageError(f"{name} was run with {len(matching)} settings; name a run of each instead: {first}")
-    runs = [name] if matching and name in done else [run for runs in matching for run in runs]
-    return [done[run] for run in runs]
+    named = [name] if matching and name in done else [run for runs in matching for run in runs]
+    runs, primary = [done[run] for run in named], next(iter(table.metrics), "")
+    # A seed that has no score takes no part, unless none has one: then that is what is to be said.
+    return Side(name, [run for run in runs if score_of(run, primary) is not None] or runs)
 
 
 def _section(title: str, a: Side, b: Side, scores: Scores) -> str:
-    if a[1][0].cell.task != b[1][0].cell.task:
-        raise UsageError(f"{a[0]} is a run of {a[1][0].cell.task}, {b[0]} of {b[1][0].cell.task}; compare one task")
+    tasks = [side.runs[0].cell.task for side in (a, b)]
+    if tasks[0] != tasks[1]:
+        raise UsageError(f"{a.name} is a run of {tasks[0]}, {b.name} of {tasks[1]}; compare one task")
     samples = Samples(scores)
-    found = compare(a[1], b[1], samples)
-    unit = next(iter(a[1][0].metrics.values())).unit
-    primary = next(iter(a[1][0].metrics))
+    found = compare(a.runs, b.runs, samples)
+    primary, metric = next(iter(a.runs[0].metrics.items()))
     lines = [
-        f"## {title}: {a[0]} against {b[0]}",
-        f"{primary}: {_difference(found, unit)}",
+        _heading(title, a.name, b.name),
+        f"{visible(primary)}: {_difference(found, metric)}",
         _options(a, b),
-        _flipped(a, b, found, samples),
+        _flipped(a, b, found, metric),
     ]
     return "\n\n".join(line for line in lines if line)
 
 
-def _difference(found: Comparison, unit: str) -> str:
-    of = found.difference
-    low, high = of.ci95
-    seeds = f"seed{'s' if len(found.a) > 1 else ''} {', '.join(str(run.cell.seed) for run in found.a)}"
+def _heading(title: str, a: str, b: str) -> str:
+    return f"## {visible(title)}: {visible(a)} against {visible(b)}"
+
+
+def _difference(found: Comparison, metric: MetricValue) -> str:
+    interval = ""
+    if found.interval is not None:
+        interval = f" 95 % bootstrap interval [{found.interval[0]:+.2f}, {found.interval[1]:+.2f}],"
     verdict = "cannot be told apart at 5 %" if found.p_value > ALPHA else "differ at 5 %"
     p = "p < 0.001" if found.p_value < 0.001 else f"p = {found.p_value:.3f}"
+    pairs = f"{len(found.first.values):,} pairs of answers on {found.first.clusters:,} questions or pictures"
     return (
-        f"difference {of.difference:+.2f} {points(unit)}, 95 % interval [{low:+.2f}, {high:+.2f}], {p} "
-        f"({found.test}, {seeds}: {of.n:,} pairs of answers on {of.clusters:,} questions or pictures): they {verdict}."
+        f"difference {found.by:+.2f} {visible(points(metric.unit))},{interval} {p} "
+        f"({found.test}, {_seeds(found)}: {pairs}): they {verdict}."
     )
 
 
+def _seeds(found: Comparison) -> str:
+    mine, other = (", ".join(str(run.cell.seed) for run in runs) for runs in (found.a, found.b))
+    plural = "s" if len(found.a) > 1 or mine != other else ""
+    return f"seed{plural} {mine}" if mine == other else f"seed{plural} {mine} against {other}"
+
+
 def _options(a: Side, b: Side) -> str:
-    mine, other = (flatten(side[1][0].cell.options) for side in (a, b))
+    mine, other = (flatten(side.runs[0].cell.options) for side in (a, b))
     odd = [name for name in sorted(set(mine) | set(other)) if mine.get(name) != other.get(name)]
-    shown = [f"- {name}: {_value(mine, name)} against {_value(other, name)}" for name in odd]
+    shown = [f"- {visible(name)}: {_value(mine, name)} against {_value(other, name)}" for name in odd]
     return "\n".join(["Options that differ:", "", *shown]) if shown else "No options differ."
 
 
 def _value(options: Mapping[str, Any], name: str) -> str:
-    return show(options[name]) if name in options else "no such option"
+    return visible(show(options[name])) if name in options else "no such option"
 
 
-def _flipped(a: Side, b: Side, found: Comparison, samples: Samples) -> str:
+def _flipped(a: Side, b: Side, found: Comparison, metric: MetricValue) -> str:
     """Examples on which one does better than the other, in all the runs that were compared."""
-    mine, other = samples.of(found.a), samples.of(found.b)
-    named = [(id, run.cell.seed) for run, ids in zip(found.a, mine.ids, strict=True) for id in ids]
-    pairs = list(zip(named, mine.values, other.values, strict=True))
-    better = [name for name, x, y in pairs if x > y]
-    worse = [name for name, x, y in pairs if x < y]
+    named = [
+        (visible(id), _seed(one, other))
+        for one, other, ids in zip(found.a, found.b, found.first.ids, strict=True)
+        for id in ids
+    ]
+    pairs = list(zip(named, found.first.values, found.second.values, strict=True))
+    larger = [name for name, x, y in pairs if x > y]
+    smaller = [name for name, x, y in pairs if x < y]
+    better, worse = (larger, smaller) if metric.goal == "max" else (smaller, larger)
     return "\n".join(
-        f"- {name} does better on {len(where):,} of {len(pairs):,}{_first(where, seeds=len(found.a))}"
-        for name, where in ((a[0], better), (b[0], worse))
+        f"- {visible(name)} does better on {len(where):,} of {len(pairs):,}{_first(where, several=len(found.a) > 1)}"
+        for name, where in ((a.name, better), (b.name, worse))
     )
 
 
-def _first(where: Sequence[tuple[str, int]], *, seeds: int) -> str:
-    shown = [id if seeds == 1 else f"{id} in seed {seed}" for id, seed in where[:_SHOWN]]
+def _seed(one: Record, other: Record) -> str:
+    mine, its = one.cell.seed, other.cell.seed
+    return f"seed {mine}" if mine == its else f"seed {mine} against {its}"
+
+
+def _first(where: Sequence[tuple[str, str]], *, several: bool) -> str:
+    shown = [f"{id} in {seed}" if several else id for id, seed in where[:_SHOWN]]
     return f" (first: {', '.join(shown)})" if shown else ""

@@ -5,13 +5,20 @@ For accuracy by the power of the exact McNemar test, for means by their standard
 
 from __future__ import annotations
 
+import functools
 import math
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from harness.significance import ALPHA
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
 POWER = 0.8
+# What lies outside of the counts that are looked at has at most this probability.
+_LOST = 1e-12
 
 
 def detectable_difference(n: int, discordance: float, *, alpha: float = ALPHA, power: float = POWER) -> float | None:
@@ -57,27 +64,57 @@ def detectable_mean_difference(standard_error: float, *, alpha: float = ALPHA, p
         ValueError: the standard error is negative, NaN or infinite, or not 0 < alpha < power < 1.
     Source: H. S. Bloom, Evaluation Review 19 (1995) 547-556.
     """
-    from scipy.stats import norm
+    from scipy.special import ndtri
 
     _check_levels(alpha, power)
     if not 0 <= standard_error < math.inf:
         raise ValueError(f"standard_error must be a finite number from 0, got {standard_error}")
-    return float(norm.isf(alpha / 2) + norm.ppf(power)) * standard_error
+    return float(ndtri(power) - ndtri(alpha / 2)) * standard_error
 
 
 def _mcnemar_power(n: int, discordance: float, difference: float, alpha: float) -> float:
     """The probability that the exact test of n pairs rejects in favour of a method better by `difference` > 0."""
-    from scipy.stats import binom
-
     share = max(discordance, difference)
-    # Beyond these counts lies a probability of 2e-12.
-    first, last = binom.ppf(1e-12, n, share), binom.isf(1e-12, n, share)
-    m = np.arange(first, last + 1)
-    reached = binom.ppf(alpha / 2, m, 0.5)
-    # ppf is the first count that reaches alpha / 2; the test rejects up to the last one that is not above it.
-    critical = np.where(binom.cdf(reached, m, 0.5) > alpha / 2, reached - 1, reached)
-    rejected = binom.cdf(critical, m, (1 - difference / share) / 2)
-    return float((binom.pmf(m, n, share) * rejected).sum())
+    m = _likely(n, share)
+    rejected = _cdf(_critical(n, alpha)[m], m, (1 - difference / share) / 2)
+    return float((_pmf(m, n, share) * rejected).sum())
+
+
+def _likely(n: int, share: float) -> NDArray[np.int64]:
+    """The counts that a binomial variable takes but for a probability of `_LOST`, by Bernstein's inequality."""
+    third = math.log(2 / _LOST) / 3
+    reach = third + math.sqrt(third**2 + 6 * third * n * share * (1 - share))
+    return np.arange(max(0, math.floor(n * share - reach)), min(n, math.ceil(n * share + reach)) + 1)
+
+
+@functools.lru_cache(maxsize=8)
+def _critical(n: int, alpha: float) -> NDArray[np.int64]:
+    """[n + 1]: up to which count the exact test of m = 0 ... n discordant pairs rejects; -1 where it never does."""
+    from scipy.special import ndtri
+
+    m = np.arange(n + 1)
+    found = np.clip(np.floor((m + ndtri(alpha / 2) * np.sqrt(m)) / 2), -1, m).astype(np.int64)
+    # The normal approximation is at most a few counts off.
+    while (high := _cdf(found, m, 0.5) > alpha / 2).any():
+        found[high] -= 1
+    while (low := _cdf(found + 1, m, 0.5) <= alpha / 2).any():
+        found[low] += 1
+    return found
+
+
+def _cdf(k: NDArray[np.int64], n: NDArray[np.int64], p: float) -> NDArray[np.float64]:
+    """P(X <= k) of a binomial variable, zero for k = -1."""
+    from scipy.special import bdtr
+
+    return np.where(k < 0, 0.0, bdtr(np.clip(k, 0, n).astype(np.float64), n, p))
+
+
+def _pmf(k: NDArray[np.int64], n: int, p: float) -> NDArray[np.float64]:
+    """P(X = k) of a binomial variable."""
+    from scipy.special import gammaln, xlog1py, xlogy
+
+    ways: NDArray[Any] = gammaln(n + 1) - gammaln(k + 1) - gammaln(n - k + 1)
+    return np.asarray(np.exp(ways + xlogy(k, p) + xlog1py(n - k, -p)), np.float64)
 
 
 def _check_levels(alpha: float, power: float) -> None:

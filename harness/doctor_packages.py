@@ -8,10 +8,11 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 import warnings
 from pathlib import Path
 from types import ModuleType
-from typing import Literal
+from typing import Any, Literal
 
 from harness import backbones, provenance
 
@@ -58,23 +59,42 @@ def install(extra: str = "", *options: str) -> str:
     """The command that installs all that vltune, or one of its extras, asks for."""
     wanted = f"[{extra}]" if extra else ""
     target = [f"vltune{wanted}"]
-    if (_CHECKOUT / "pyproject.toml").is_file():
+    if _runs_from_clone():
         target = ["-e", f"{_CHECKOUT}{wanted}", "-c", str(_CHECKOUT / "constraints.txt")]
     return shlex.join([sys.executable, "-m", "pip", "install", *options, *target])
 
 
 def _asked_for(extra: str = "") -> dict[str, str]:
-    """Packages with their least version ("" for any) of the core or of an extra; none where vltune is not installed."""
+    """Packages with their least version ("" for any) of the core or of an extra; none where nothing says it."""
+    found = {}
+    for line in _clone_asks_for(extra) if _runs_from_clone() else _installed_asks_for(extra):
+        if name := re.match(r"([\w.-]+)\s*(?:>=\s*([\w.]+))?", line):
+            found[name[1]] = name[2] or ""
+    return found
+
+
+def _runs_from_clone() -> bool:
+    return (_CHECKOUT / "pyproject.toml").is_file()
+
+
+def _project() -> dict[str, Any]:
+    """What the clone says of itself; not what a package index or an older build left beside it."""
+    found = tomllib.loads((_CHECKOUT / "pyproject.toml").read_text(encoding="utf-8")).get("project")
+    return found if isinstance(found, dict) else {}
+
+
+def _clone_asks_for(extra: str) -> list[str]:
+    project = _project()
+    return list(project["optional-dependencies"][extra] if extra else project["dependencies"])
+
+
+def _installed_asks_for(extra: str) -> list[str]:
     try:
         lines = importlib.metadata.requires("vltune") or []
     except importlib.metadata.PackageNotFoundError:
-        return {}
-    found = {}
-    for line in lines:
-        of, name = re.search(r"extra == ['\"]([\w-]+)", line), re.match(r"([\w.-]+)\s*(?:>=\s*([\w.]+))?", line)
-        if name is not None and (of[1] if of else "") == extra:
-            found[name[1]] = name[2] or ""
-    return found
+        return []
+    of = [(line, re.search(r"extra == ['\"]([\w-]+)", line)) for line in lines]
+    return [line for line, found in of if (found[1] if found else "") == extra]
 
 
 def _older(version: str, least: str) -> bool:
@@ -90,10 +110,11 @@ def python() -> Answer:
 
 def vltune() -> Answer:
     """Version, place and commit of this program."""
-    version, git = provenance._version("vltune"), provenance._git()
+    clone, git = _runs_from_clone(), provenance._git()
+    version = _project().get("version") if clone else provenance._version("vltune")
     if not version:
         return "limited", f"not installed, runs from {_CHECKOUT}", install()
-    said = f"{version}, {_CHECKOUT}"
+    said = f"{version}, run from the clone {_CHECKOUT}" if clone else f"{version}, {_CHECKOUT}"
     if git is None:
         return "ok", f"{said}, no git checkout: records name no commit", ""
     said = f"{said}, commit {str(git['commit'])[:10]}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -40,15 +41,8 @@ def with_interval(score: MetricValue, scores: Mapping[str, ExampleScore]) -> Met
 
 
 def reader(store: Store) -> Scores:
-    """Reads from the predictions beside each record of `store`, each file once."""
-    known: dict[str, Mapping[str, ExampleScore]] = {}
-
-    def read(record: Record) -> Mapping[str, ExampleScore]:
-        if record.run_id not in known:
-            known[record.run_id] = _read(store, record)
-        return known[record.run_id]
-
-    return read
+    """Reads from the predictions beside each record of `store`; nothing is kept, as that may be millions of scores."""
+    return functools.partial(_read, store)
 
 
 def _columns(score: ExampleScore | None) -> dict[str, Any]:
@@ -73,4 +67,9 @@ def _scores(ids: list[Any], groups: list[Any], values: list[float]) -> dict[str,
         raise ValueError("an id or a group is no text")
     if not (np.abs(values) <= _LARGEST).all():
         raise ValueError("a score is no number of a usual size")
-    return dict(zip(ids, map(ExampleScore, groups, values), strict=True))
+    # As ExampleScore(group, value) for each, which takes several times as long.
+    scores = map(functools.partial(tuple.__new__, ExampleScore), zip(groups, values, strict=True))
+    found = dict(zip(ids, scores, strict=True))
+    if len(found) < len(ids):
+        raise ValueError("an id comes twice")
+    return found

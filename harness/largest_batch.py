@@ -27,6 +27,15 @@ def readings(model: Backbone, task: Task, examples: Sequence[Example]) -> dict[s
     """
     if model.device.type != "cuda":
         return dict.fromkeys(METERS, unavailable(_ON_CPU))
+    try:
+        return as_meters(double(_prediction(model, task, examples)))
+    except Exception as error:  # noqa: BLE001 - whatever it is, it must not cost a finished run its record
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        return dict.fromkeys(METERS, unavailable(f"batches could not be tried: {said}"))
+
+
+def _prediction(model: Backbone, task: Task, examples: Sequence[Example]) -> Callable[[int], float]:
+    """Predicts so many examples; returns the milliseconds that took."""
     watch = Stopwatch(model.device)
 
     def predict(size: int) -> float:
@@ -37,7 +46,7 @@ def readings(model: Backbone, task: Task, examples: Sequence[Example]) -> dict[s
         task.predict(model, batch, chosen)
         return watch.ms()
 
-    return as_meters(double(predict))
+    return predict
 
 
 def double(predict: Callable[[int], float]) -> tuple[int, float] | None:

@@ -15,8 +15,8 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal
 
+from harness.collection import paused
 from harness.columns import (
-    COSTS,
     EFFICIENCY,
     MISSING,
     Cell,
@@ -27,6 +27,9 @@ from harness.columns import (
     interval,
     legend,
     missing,
+    one_line,
+    partly,
+    titles,
     visible,
     warnings,
 )
@@ -61,7 +64,8 @@ class View:
 def frame(records: Iterable[Record]) -> pd.DataFrame:
     """One row per method within a table, seeds aggregated: scores are means, meters medians over seeds.
 
-    A score `x` has `x_low`, `x_high` (95 % interval) and `x_n`; nulls are explained in the column `reasons`.
+    A score `x` has `x_low`, `x_high` (95 % interval) and `x_n`; nulls, and values that only some seeds have, are
+    explained in the column `reasons`.
     A method without an `ok` run has a row too, with its status and reason.
     """
     import pandas as pd
@@ -84,7 +88,8 @@ def render(
         format: md (GitHub), latex (booktabs), csv or json.
         view: which tables, columns and order; csv and json hold every column.
         scores: reads what the predictions of a record scored, for the tests between methods.
-        published: rows of `harness.published_tables.rows`, which follow ours in csv and json.
+        published: rows of `harness.published_tables.rows`, which follow ours in csv and json. The mean ranks over tasks
+            stand there between them, as rows of status `overall`.
 
     Raises:
         ValueError: unknown format.
@@ -92,13 +97,16 @@ def render(
     """
     view = view or View()
     chosen = [record for record in records if view.task in (None, record.cell.task)]
-    found = _viewed(tables(chosen, scores), view)
+    with paused():
+        found = _viewed(tables(chosen, scores), view)
+    ranked = overall(found, chosen)
     if format == "md":
         sections = [_section(table, view.columns) for table in found]
-        return _joined([*sections, *map(_ranking, overall(found, chosen))], "No runs to compare.")
+        return _joined([*sections, *map(_ranking, ranked)], "No runs to compare.")
     if format == "latex":
-        return _joined([_float(table, view.columns) for table in found], "% No runs to compare.")
-    rows = [*_flat_rows(found), *published]
+        floats = [_float(table, view.columns) for table in found]
+        return _joined([*floats, *map(_ranking_float, ranked)], "% No runs to compare.")
+    rows = [*_flat_rows(found), *(row for one in ranked for row in _flat_ranks(one)), *published]
     if format == "json":
         # Published figures are decimals.
         return json.dumps(rows, indent=2, ensure_ascii=False, allow_nan=False, default=float) + "\n"
@@ -107,9 +115,9 @@ def render(
     return _csv(rows)
 
 
-def markdown(records: Iterable[Record], *, task: str | None = None, scores: Scores = no_scores) -> str:
+def markdown(records: Iterable[Record], *, scores: Scores = no_scores) -> str:
     """GitHub Markdown: per table a heading, what its rows share, the table, and why values or methods are missing."""
-    return render(records, format="md", view=View(task), scores=scores)
+    return render(records, format="md", scores=scores)
 
 
 def _joined(sections: Sequence[str], nothing: str) -> str:
@@ -133,10 +141,10 @@ def _csv_value(value: Any) -> Any:
 
 def _viewed(found: list[Table], view: View) -> list[Table]:
     """The tables in the view's order of rows, once its columns are known to exist."""
-    known = {cost.key for cost in (*COSTS, *EFFICIENCY)} | {name for table in found for name in table.metrics}
+    known = titles(found)
     for key in (*view.columns, *([view.sort] if view.sort else [])):
         if found and key not in known:
-            raise UnknownColumn(f"no table has a column {key!r}; {suggest(key, sorted(known))}")
+            raise UnknownColumn(f"no table has a column {key!r}; {suggest(key, sorted(known), known)}")
     return [_sorted(table, view.sort) for table in found] if view.sort else found
 
 
@@ -170,12 +178,31 @@ def _flat_rows(found: Iterable[Table]) -> list[dict[str, Any]]:
             **{name: value for metric in table.metrics for name, value in _flat_metric(row, metric).items()},
             **{name: row.values.get(name) for name in ("trainable_percent", *METERS)},
             **{cost.key: row.values.get(cost.key) for cost in EFFICIENCY},
-            "reasons": row.reasons,
+            "reasons": row.reasons | {name: partly(row, name) for name in row.partial},
             "own_options": row.own,
             "options": table.common,
         }
         for table in found
         for row in (*table.rows, *table.absent)
+    ]
+
+
+def _flat_ranks(found: Overall) -> list[dict[str, Any]]:
+    """A row for each method's mean rank over several tasks."""
+    bounds = {method: mean.ci95 or (None, None) for method, mean in found.mean.items()}
+    return [
+        {
+            "table": f"Overall · {found.backbone}",
+            "backbone": found.backbone,
+            "method": method,
+            "status": "overall",
+            "seeds": found.seeds,
+            "mean_rank": mean.mean,
+            "mean_rank_low": bounds[method][0],
+            "mean_rank_high": bounds[method][1],
+            "ranks": dict(zip(found.tasks, found.ranks[method], strict=True)),
+        }
+        for method, mean in found.mean.items()
     ]
 
 
@@ -186,14 +213,21 @@ def _flat_metric(row: Row, metric: str) -> dict[str, float | int | None]:
 
 
 def _float(table: Table, chosen: Sequence[str]) -> str:
-    r"""A LaTeX table (\usepackage{booktabs}) with what limits its numbers in the caption."""
-    said = " ".join([f"{table.title}.", *warnings(table), counts(table), *legend(table)])
+    r"""A LaTeX table (\usepackage{booktabs}) with what limits its numbers in the caption; below, who has no result."""
+    explained = [counts(table), *legend(table)] if table.metrics else []
+    said = " ".join([f"{table.title}.", *warnings(table), *explained])
+    excuses = [f"{visible(row.method)}: {_why(row, visible)}" for row in table.absent]
+    return _captioned(said, _grid(table, chosen, _LATEX) if table.rows else "", excuses)
+
+
+def _captioned(caption: str, grid: str, notes: Sequence[str] = ()) -> str:
     lines = [
         r"% needs \usepackage{booktabs}",
         r"\begin{table}",
         r"\centering",
-        rf"\caption{{{latex(said)}}}",
-        _grid(table, chosen, _LATEX),
+        rf"\caption{{{latex(one_line(caption))}}}",
+        *filter(None, [grid]),
+        *(rf"\par\footnotesize {latex(note)}" for note in notes),
         r"\end{table}",
     ]
     return "\n".join(lines)
@@ -214,29 +248,24 @@ def _section(table: Table, chosen: Sequence[str]) -> str:
 
 def _ranking(found: Overall) -> str:
     """The mean ranks of one backbone's methods over several tasks."""
-    from tabulate import tabulate
+    said = " ".join(map(escape, found.notes()))
+    return "\n\n".join([f"## Overall · {escape(found.backbone)}", _ranks(found, _MARKDOWN), said])
 
-    rows = [
-        [
-            escape(method),
-            f"{mean.mean:.2f} {interval(mean.ci95)}".strip(),
-            *(f"{rank:.2f}" for rank in found.ranks[method]),
-        ]
-        for method, mean in found.mean.items()
+
+def _ranking_float(found: Overall) -> str:
+    return _captioned(" ".join([f"Overall · {found.backbone}.", *found.notes()]), _ranks(found, _LATEX))
+
+
+def _ranks(found: Overall, form: _Form) -> str:
+    named = [
+        ("Method", list(map(form.escape, found.mean))),
+        ("Mean rank", [f"{mean.mean:.2f} {interval(mean.ci95)}".strip() for mean in found.mean.values()]),
+        *(
+            (form.escape(title), [f"{found.ranks[method][place]:.2f}" for method in found.mean])
+            for place, title in enumerate(found.tasks)
+        ),
     ]
-    text = tabulate(
-        rows,
-        headers=["Method", "Mean rank", *map(escape, found.tasks)],
-        tablefmt="pipe",
-        colalign=["left", *["right"] * (1 + len(found.tasks))],
-        disable_numparse=True,
-    )
-    seeds = ", ".join(map(str, found.seeds))
-    said = (
-        f"Rank by the first score of each table, 1 is the best; means over seeds {seeds}"
-        f"{', in brackets with their 95 % t interval' if len(found.seeds) > 1 else ''}. A rank hides how far apart."
-    )
-    return "\n\n".join([f"## Overall · {escape(found.backbone)}", text, said])
+    return _tabulated(named, form)
 
 
 def _note(table: Table) -> str:
@@ -268,14 +297,16 @@ def _legend(table: Table) -> str:
 
 
 def _excuse(row: Row) -> str:
-    seeds = ", ".join(map(str, row.seeds))
-    return f"- {escape(row.method)}: {row.status} (seeds {seeds}): {escape(row.reason or '')}"
+    return f"- {escape(row.method)}: {_why(row, escape)}"
+
+
+def _why(row: Row, clean: Callable[[str], str]) -> str:
+    """How the runs of a method ended that have no result."""
+    return f"{row.status} (seeds {', '.join(map(str, row.seeds))}): {clean(row.reason or '')}"
 
 
 def _grid(table: Table, chosen: Sequence[str], form: _Form) -> str:
     """The table itself: method, primary score, number of seeds, and the other columns that have a value."""
-    from tabulate import tabulate
-
     shown = _shown(table, chosen)
     named = [("Method", [form.escape(row.method) for row in table.rows])]
     for index, column in enumerate(shown):
@@ -283,7 +314,20 @@ def _grid(table: Table, chosen: Sequence[str], form: _Form) -> str:
         title = f"{column.title} {column.unit}" if first else heading(column)
         named.append((form.escape(title), [_text(cell, form, bracketed=first) for cell in column.cells]))
         if first:
-            named.append(("Seeds", [str(len(row.seeds)) for row in table.rows]))
+            named.append(("Seeds", [_seeds(row, column.key) for row in table.rows]))
+    return _tabulated(named, form)
+
+
+def _seeds(row: Row, key: str) -> str:
+    """How many seeds a row has, and of how many of them its score is."""
+    count = row.seeds_with(key)
+    return str(count) if count == len(row.seeds) else f"{count} of {len(row.seeds)}"
+
+
+def _tabulated(named: Sequence[tuple[str, Sequence[str]]], form: _Form) -> str:
+    """Columns with their heads as a grid."""
+    from tabulate import tabulate
+
     text = tabulate(
         list(zip(*(cells for _, cells in named), strict=True)),
         headers=[title for title, _ in named],
@@ -300,7 +344,7 @@ def _shown(table: Table, chosen: Sequence[str]) -> list[Column]:
         found = [column for key in chosen for column in every if column.key == key]
         # Of tables of other tasks too, what the methods are compared by.
         return found if any(column.kind == "score" for column in found) else [every[0], *found]
-    usual = [column for column in every if column.kind != "efficiency"]
+    usual = [column for column in every if column.kind in ("score", "cost")]
     return [column for column in usual if column is every[0] or any(cell.value is not None for cell in column.cells)]
 
 
@@ -310,11 +354,25 @@ def _text(cell: Cell, form: _Form, *, bracketed: bool) -> str:
 
 
 def escape(text: str) -> str:
-    """Text as itself in a Markdown table: no markup, HTML, new cell, new line or control character."""
+    """Text as itself wherever in Markdown: no markup, link, HTML, new cell, new line or control character."""
     marked = re.sub(r"([\\`*\[\]|~$])", r"\\\1", html.escape(visible(text), quote=False))
+    # At the beginning of a line these make headings and lists; GitHub makes links of addresses.
+    marked = re.sub(r"^(\d{1,9}(?=[.)])|(?=[#+=-]))", r"\1\\", marked)
+    marked = re.sub(r"(?i)(?<=[a-z]):(?=//)|(?<=\bwww)\.", r"\\\g<0>", marked)
     # An underscore within a word is no markup; elsewhere it may be.
     return re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\_", marked)
 
+
+_LATEX_SYMBOLS = {
+    MISSING: "--",
+    "·": r"\textperiodcentered{}",
+    **{char: f"${name}$" for char, name in {"→": r"\rightarrow", "←": r"\leftarrow", "↔": r"\leftrightarrow"}.items()},
+    **{char: f"${name}$" for char, name in {"≤": r"\le", "≥": r"\ge", "≈": r"\approx", "±": r"\pm"}.items()},
+    **{char: f"${name}$" for char, name in {"−": "-", "×": r"\times", "α": r"\alpha", "β": r"\beta"}.items()},
+    "✓": r"$\surd$",
+    "✗": r"$\times$",
+}
+"""What pdfLaTeX knows by another name, without further packages."""
 
 _LATEX_SPECIAL = {
     **{char: f"\\{char}" for char in "&%$#_{}"},
@@ -323,13 +381,18 @@ _LATEX_SPECIAL = {
     "\\": r"\textbackslash{}",
     "<": r"\textless{}",
     ">": r"\textgreater{}",
-    MISSING: "--",
+    **_LATEX_SYMBOLS,
 }
 
 
 def latex(text: str) -> str:
     """Text as itself in LaTeX, but for characters that `visible` leaves out."""
     return "".join(_LATEX_SPECIAL.get(char, char) for char in text)
+
+
+def latex_symbols(text: str) -> str:
+    """Text that is LaTeX already, with the names of characters that pdfLaTeX does not know."""
+    return "".join(_LATEX_SYMBOLS.get(char, char) for char in text)
 
 
 @dataclass(frozen=True)
@@ -348,7 +411,7 @@ def _latex_bold(text: str) -> str:
 
 
 def _latex_finish(text: str) -> str:
-    return text.replace("\ue000", r"\textbf{").replace("\ue001", "}").replace(MISSING, "--")
+    return latex_symbols(text).replace("\ue000", r"\textbf{").replace("\ue001", "}")
 
 
 _MARKDOWN = _Form("pipe", escape, lambda text: f"**{text}**", lambda text: text)

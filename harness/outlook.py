@@ -49,7 +49,9 @@ class Outlook:
 
     def __str__(self) -> str:
         coming = zip(self._kinds[len(self._ended) :], self._short[len(self._ended) :], strict=True)
-        return summary(self._ended, [kind for kind, short in coming if not short], total=len(self._kinds))
+        waiting = [kind for kind, short in coming if not short]
+        # One follows the other.
+        return summary(self._ended, waiting, total=len(self._kinds), running=min(1, len(waiting)))
 
 
 def kinds(plan: Plan) -> list[Kind]:
@@ -64,14 +66,15 @@ def kinds(plan: Plan) -> list[Kind]:
     return found
 
 
-def summary(ended: Sequence[Ended], waiting: Sequence[Kind], *, total: int, at_once: int = 1) -> str:
+def summary(ended: Sequence[Ended], waiting: Sequence[Kind], *, total: int, running: int = 0, at_once: int = 1) -> str:
     """One line on `total` cells; those in `waiting` are still to be run (and neither recorded nor to be skipped).
 
-    `at_once`: how many are run side by side.
+    `running`: how many of these have begun. `at_once`: how many are run side by side.
     """
     counts = {status: sum(cell.status == status for cell in ended) for status in ("ok", "failed", "skipped")}
     said = [f"{counts['ok']} of {total} done"]
     said += [f"{counts[status]} {status}" for status in ("failed", "skipped") if counts[status]]
+    said += [f"{running} running"] if running else []
     left = seconds_left(ended, waiting)
     return ", ".join(said) + (f"; about {_duration(left / at_once)} left" if left else "")
 

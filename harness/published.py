@@ -7,6 +7,7 @@ results/published/README.md describes the files.
 from __future__ import annotations
 
 import json
+import sysconfig
 from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
@@ -115,6 +116,12 @@ class PublishedTable:
 _TABLE = TypeAdapter(PublishedTable)
 
 
+def folder() -> Path:
+    """Where the published figures lie: in the clone that runs, or where an installation has put them."""
+    clone = Path(__file__).parents[1] / "results" / "published"
+    return clone if clone.is_dir() else Path(sysconfig.get_path("data")) / "share" / "vltune" / "published"
+
+
 def read(folder: Path) -> list[PublishedTable]:
     """The tables of a folder's `*.json`, in the order of the file names.
 
@@ -122,7 +129,9 @@ def read(folder: Path) -> list[PublishedTable]:
         PublishedError: no such folder, or a file that is malformed or of a newer schema; names it.
     """
     if not folder.is_dir():
-        raise PublishedError(f"{folder}: no such folder; results/published of the repository has the published figures")
+        raise PublishedError(
+            f"{folder}: no such folder; copy results/published of the repository there, or run vltune from a clone"
+        )
     return [_load(path) for path in sorted(folder.glob("*.json")) if not path.name.startswith(".")]
 
 

@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 from harness.columns import MISSING, visible
-from harness.leaderboard import escape
+from harness.leaderboard import escape, latex_symbols
 from harness.leaderboard import latex as as_latex
 from harness.published import PublishedRow, PublishedTable
 
@@ -79,7 +79,7 @@ def _float(table: PublishedTable) -> str:
         r"\begin{table}",
         r"\centering",
         rf"\caption{{{as_latex(f'Published: {text.title}. {text.origin} {SAID}')}}}",
-        _grid(text, "latex_booktabs").replace(MISSING, "--"),
+        latex_symbols(_grid(text, "latex_booktabs")),
         *(rf"\par\footnotesize {as_latex(note)}" for note in text.notes),
         r"\end{table}",
     ]

@@ -87,7 +87,9 @@ SAMPLES: dict[str, str] = {
 """What is kept reading by reading beside a record, with its unit."""
 
 _SHA256 = r"^[0-9a-f]{64}$"
-_SEAL = re.compile(r',\n  "sha256": "[0-9a-f]{64}"\n\}\n\Z')
+SEAL = re.compile(rb',\n  "sha256": "[0-9a-f]{64}"\n\}\n')
+"""How the text of a record ends that was written since there are seals."""
+SEAL_LENGTH = len(',\n  "sha256": ""\n}\n') + 64
 
 
 class RecordError(ValueError):
@@ -344,7 +346,7 @@ def load(path: Path) -> Record:
         raise RecordError(f"{path}: {_wrong(text) or _first_error(error)}") from None
     if record.sha256 is None:  # older than the seal
         return record
-    if text != _sealed(_SEAL.sub("\n}\n", text)):
+    if text != _sealed(text[:-SEAL_LENGTH] + "\n}\n"):
         raise RecordError(f"{path}: edited since it was written: its sha256 is not that of its text")
     return record.model_copy(update={"sha256": None})
 

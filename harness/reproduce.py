@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from harness.columns import visible
+from harness.comparison import begun
 from harness.nesting import part
 from harness.record import Distribution, MetricValue, Record
 from harness.settings import UsageError
@@ -22,7 +24,7 @@ def find(records: Sequence[Record], run_id: str) -> Record:
     Raises:
         UsageError: no such run, several, or one that did not end.
     """
-    matching = [record for record in records if record.run_id.startswith(run_id)]
+    matching = begun(run_id, records)
     if len(matching) != 1:
         many = f"{len(matching)} runs begin so; write more of it"
         raise UsageError(f"run {run_id!r}: {many if matching else 'no run of this results folder begins so'}")
@@ -60,13 +62,32 @@ def arguments(record: Record, parse: Parse, *, results: Path) -> argparse.Namesp
     return args
 
 
+def outcome(records: Sequence[Record], before: Record, known: Collection[str]) -> Record:
+    """The run that `before` was run again as, among all records of the folder that it went to.
+
+    Args:
+        records: those of that folder.
+        before: the run that was to be reproduced.
+        known: ids of the runs that lay there before.
+
+    Raises:
+        UsageError: no such run was written.
+    """
+    cell = before.cell.method, before.cell.task, before.cell.seed
+    new = [record for record in records if record.run_id not in known]
+    found = [record for record in new if (record.cell.method, record.cell.task, record.cell.seed) == cell]
+    if not found:
+        raise UsageError(f"run {before.run_id} was not run again: another process may run that cell; try once it ends")
+    return found[-1]
+
+
 def report(before: Record, after: Record) -> str:
     """What differs in code, machine and options, then every score and step time of both."""
     from tabulate import tabulate
 
     rows = [
         [
-            name,
+            visible(name),
             _number(score.value),
             _number(again.value if (again := after.metrics.get(name)) else None),
             _mark(score, again),
@@ -112,11 +133,11 @@ def _provenance(before: Record, after: Record) -> list[str]:
 def _differing(what: str, old: Any, new: Any) -> list[str]:
     mine, other = (flatten(value, what) if isinstance(value, dict) else {what: value} for value in (old, new))
     names = sorted(name for name in {*mine, *other} if mine.get(name) != other.get(name))
-    return [f"- {name}: {_shown(mine, name)} recorded, {_shown(other, name)} now" for name in names]
+    return [f"- {visible(name)}: {_shown(mine, name)} recorded, {_shown(other, name)} now" for name in names]
 
 
 def _shown(values: Mapping[str, Any], name: str) -> str:
-    return show(values[name]) if name in values else "nothing"
+    return visible(show(values[name])) if name in values else "nothing"
 
 
 def _median(record: Record, name: str) -> float | None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.one_line import printable
-from harness.record import NamedFile, Record, RecordError, cell_key, load
+from harness.record import SEAL, SEAL_LENGTH, NamedFile, Record, RecordError, cell_key, load
 from harness.store import Store
 
 _BESIDE = ("predictions", "samples")
@@ -69,12 +69,30 @@ def count(root: Path) -> int:
     return sum(_is_record(name) for _, names in _walk(root / "runs", None) for name in names)
 
 
+def unsealed(root: Path, problems: Sequence[Problem] = ()) -> int:
+    """How many records end without a seal, as those did that are older than it; problems are not counted again."""
+    known = {problem.path for problem in problems}
+    paths = (folder / name for folder, names in _walk(root / "runs", None) for name in names if _is_record(name))
+    return sum(path not in known and _is_file(path) and not _ends_sealed(path) for path in paths)
+
+
 def report(root: Path, problems: Sequence[Problem]) -> str:
     """A line for each problem of a results folder, and one that counts them."""
-    found = count(root)
+    found, unsure = count(root), unsealed(root, problems)
     records = f"{found:,} record{'s' * (found != 1)}"
+    if unsure:
+        records += f" ({unsure:,} without a seal, so that edits do not show)"
     verdict = f"{len(problems):,} problem{'s' * (len(problems) != 1)}" if problems else "no problem"
     return "\n".join([*map(str, problems), f"{printable(str(root))}: {records}, {verdict}"])
+
+
+def _ends_sealed(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - SEAL_LENGTH))
+            return SEAL.fullmatch(file.read()) is not None
+    except OSError:
+        return False
 
 
 def _walk(top: Path, here: _Check | None) -> Iterator[tuple[Path, list[str]]]:

@@ -20,11 +20,16 @@ class UsageError(ValueError):
     """A mistake on the command line or in a recipe; one line naming the thing and the fix."""
 
 
-def suggest(name: str, known: Iterable[str]) -> str:
-    """What to say after an unknown name: the nearest known one, or all of them."""
-    known = list(known)
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known) or 'none'}"
+def suggest(name: str, known: Iterable[str], titles: Mapping[str, str] | None = None) -> str:
+    """What to say after an unknown name: up to three known ones that hold it, else the nearest one, or all of them.
+
+    `titles`: what known names are displayed as; a name that one of these holds stands for it.
+    """
+    known, part, shown = list(known), name.strip().lower(), titles or {}
+    near = [key for key in known if part in key.lower() or part in shown.get(key, "").lower()]
+    if not 1 <= len(near) <= 3 or len(part) < 2:
+        near = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {' or '.join(map(repr, near))}?" if near else f"known: {', '.join(known) or 'none'}"
 
 
 def parse_overrides(items: Iterable[str]) -> dict[str, dict[str, str]]:

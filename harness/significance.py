@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -60,14 +60,15 @@ def mcnemar(a_correct: Numbers, b_correct: Numbers) -> float:
     Source: Q. McNemar, Psychometrika 12 (1947) 153-157; the exact form as in Fagerland et al., BMC Medical Research
         Methodology 13 (2013) 91, equation 1.
     """
-    from scipy.stats import binomtest
+    from scipy.special import bdtr
 
     a, b = _numbers("a_correct", a_correct), _numbers("b_correct", b_correct)
     _same_length(a_correct=a, b_correct=b)
     if not np.isin([a, b], (0, 1)).all():
         raise ValueError("answers must be right (1, True) or wrong (0, False)")
     only_a, only_b = int((a > b).sum()), int((b > a).sum())
-    return float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
+    # The binomial distribution of one half is symmetric: both tails are the same.
+    return min(1.0, 2 * float(bdtr(min(only_a, only_b), only_a + only_b, 0.5))) if only_a + only_b else 1.0
 
 
 def paired_bootstrap(
@@ -149,27 +150,25 @@ def difference(a: Resampled, b: Resampled) -> PairedDifference:
 
 
 def bootstrap_interval(
-    values: Numbers, clusters: Sequence[str], *, level: float = 0.95, resamples: int = RESAMPLES, seed: int = 0
+    values: Numbers, clusters: Sequence[str], *, resamples: int = RESAMPLES, seed: int = 0
 ) -> tuple[float, float]:
-    """Percentile interval of one mean, in the unit of the values, from the same resamples as `paired_bootstrap`.
+    """The 95 % percentile interval of a mean, in the unit of the values, from the resamples of `paired_bootstrap`.
 
     It has no test to agree with, and percentiles never leave the scale of the values (0 to 100).
 
     Args:
         values: [n] score of each example.
         clusters: [n] id of the image that each example is about.
-        level: of confidence.
         resamples, seed: as in `paired_bootstrap`.
 
     Raises:
-        ValueError: as `paired_bootstrap`, or level outside (0, 1).
+        ValueError: as `paired_bootstrap`.
     Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), 13.3.
     """
-    _probability("level", level)
     numbers = _numbers("values", values)
     _same_length(values=numbers, clusters=clusters)
     means, _ = _resampled_means(numbers, clusters, resamples, seed)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(means, [0.025, 0.975])
     return float(low), float(high)
 
 
@@ -187,37 +186,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
         largest = max(largest, min(1.0, (len(p_values) - rank) * float(p_values[index])))
         adjusted[index] = largest
     return adjusted
-
-
-def indistinguishable_from_best(
-    scores: Mapping[str, float],
-    p_value: Callable[[str, str], float],
-    *,
-    goal: Literal["max", "min"] = "max",
-    alpha: float = ALPHA,
-) -> frozenset[str]:
-    """The best method and those that cannot be told apart from it: Holm over the comparisons with the best.
-
-    Which method is best is read from the same scores, for which Holm does not correct: of methods that are all
-    equally good, one or more lose the mark in 5 % of tables with two methods, 9 % with five and 15 % with ten.
-
-    Args:
-        scores: the score of each method; the first name is the best of several with the best score.
-        p_value: the two-sided p-value of (best, other); asked once for each other method.
-        goal: whether the largest or the smallest score is the best.
-        alpha: the family-wise level.
-
-    Raises:
-        ValueError: no scores, a NaN or infinite one, a p-value outside [0, 1], or alpha outside (0, 1).
-    """
-    _probability("alpha", alpha)
-    _numbers("scores", list(scores.values()))
-    sign = -1 if goal == "max" else 1
-    best, *others = sorted(scores, key=lambda name: (sign * scores[name], name))
-    if not others:
-        return frozenset([best])
-    adjusted = holm([p_value(best, other) for other in others])
-    return frozenset([best, *(other for other, p in zip(others, adjusted, strict=True) if p > alpha)])
 
 
 def _resampled_means(
@@ -266,8 +234,3 @@ def _same_length(**columns: NDArray[np.float64] | Sequence[str]) -> None:
     lengths = {name: len(column) for name, column in columns.items()}
     if len(set(lengths.values())) > 1:
         raise ValueError(f"lengths differ: {', '.join(f'{name} {length}' for name, length in lengths.items())}")
-
-
-def _probability(name: str, value: float) -> None:
-    if not 0 < value < 1:
-        raise ValueError(f"{name} must be between 0 and 1, got {value}")

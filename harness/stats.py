@@ -10,28 +10,25 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class SeedSummary:
-    """A score over `n` seeds; `sd` (of the sample) and `ci95` (of the mean) are None for fewer than two."""
+    """A score over `n` seeds; `ci95` (of the mean) is None for fewer than two."""
 
     mean: float
-    sd: float | None
     n: int
     ci95: tuple[float, float] | None
 
 
-def wilson(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:
-    """Wilson score interval of a proportion, in per cent, without continuity correction.
+def wilson(successes: int, n: int) -> tuple[float, float]:
+    """The 95 % Wilson score interval of a proportion, in per cent, without continuity correction.
 
     Raises:
-        ValueError: n below 1, successes outside [0, n], or level outside (0, 1).
+        ValueError: n below 1, or successes outside [0, n].
     Source: E. B. Wilson, JASA 22 (1927) 209-212.
     """
     from scipy.stats import binomtest
 
     if n < 1 or not 0 <= successes <= n:
         raise ValueError(f"need 0 <= successes <= n and n >= 1, got {successes} of {n}")
-    if not 0 < level < 1:
-        raise ValueError(f"level must be between 0 and 1, got {level}")
-    interval = binomtest(successes, n).proportion_ci(confidence_level=level, method="wilson")
+    interval = binomtest(successes, n).proportion_ci(confidence_level=0.95, method="wilson")
     return 100 * float(interval.low), 100 * float(interval.high)
 
 
@@ -45,9 +42,10 @@ def seed_summary(values: Sequence[float]) -> SeedSummary:
         raise ValueError(f"values must be one or more finite numbers, got {list(values)}")
     n, mean = len(values), statistics.fmean(values)
     if n < 2:
-        return SeedSummary(mean=mean, sd=None, n=n, ci95=None)
-    from scipy.stats import t
+        return SeedSummary(mean=mean, n=n, ci95=None)
+    from scipy.special import stdtrit
 
-    sd = statistics.stdev(values)
-    half = float(t.ppf(0.975, n - 1)) * sd / math.sqrt(n)
-    return SeedSummary(mean=mean, sd=sd, n=n, ci95=(mean - half, mean + half))
+    # As statistics.stdev, whose fractions take twenty times as long.
+    deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
+    half = float(stdtrit(n - 1, 0.975)) * deviation / math.sqrt(n)
+    return SeedSummary(mean=mean, n=n, ci95=(mean - half, mean + half))

@@ -8,22 +8,25 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import secrets
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import quote
 
 from pydantic import TypeAdapter, ValidationError
+from pydantic_core import from_json
 
+from harness.collection import paused
 from harness.record import SAMPLES, Cell, NamedFile, Record, RecordError, cell_key, load
 
 _LONGEST_FOLDER = 120
+_CHECK = "'vltune results check --results DIR' finds all such files"
 _OBJECT = TypeAdapter(dict[str, Any])
-_OBJECTS = TypeAdapter(list[dict[str, Any]])
 
 
 class StoreError(OSError):
@@ -137,7 +140,7 @@ class Store:
         """Every record, sorted by run id, which is by start.
 
         Raises:
-            RecordError: a record file is malformed; names it.
+            RecordError: a record file is malformed, or two hold one run id; names them.
         """
         return self._read((self.root / "runs").rglob("*.json"))
 
@@ -146,10 +149,16 @@ class Store:
         found = (path for path in candidates if not path.name.startswith("."))
         # A backbone may be called llama.json, and so is its folder.
         paths = [path for path in found if path in self._known or path.is_file()]
-        for path in paths:
-            if path not in self._known:
-                self._known[path] = _load(path)
-        return [self._known[path] for path in sorted(paths, key=lambda path: (self._known[path].run_id, str(path)))]
+        with paused():
+            for path in paths:
+                if path not in self._known:
+                    self._known[path] = _load(path)
+        ordered = sorted(paths, key=lambda path: (self._known[path].run_id, str(path)))
+        for one, other in itertools.pairwise(ordered):
+            # What is known of a run, its scores above all, is known by its id.
+            if (run_id := self._known[one].run_id) == self._known[other].run_id:
+                raise RecordError(f"{one} and {other} both hold run id {run_id}; {_CHECK}, and which one to keep")
+        return [self._known[path] for path in ordered]
 
     def find(self, cell: Cell) -> Record | None:
         """The latest record of a cell that need not be run again: ok or skipped.
@@ -157,7 +166,7 @@ class Store:
         Only the folder of such records is read, so that it takes no longer among ten thousand of other cells.
 
         Raises:
-            RecordError: a record file is malformed; names it.
+            RecordError: as `read`, of this folder.
         """
         key = cell_key(cell)
         beside = self._read(self._folder(cell).glob("*.json"))
@@ -175,11 +184,11 @@ def parse_lines(content: bytes) -> list[dict[str, Any]]:
     lines = [line for line in content.split(b"\n") if line]
     try:
         # In one go: line by line takes several times as long.
-        rows = _OBJECTS.validate_json(b"[%s]" % b",".join(lines))
-    except ValidationError:
+        rows = from_json(b"[%s]" % b",".join(lines))
+    except ValueError:
         rows = []
-    if len(rows) == len(lines):
-        return rows
+    if len(rows) == len(lines) and all(type(row) is dict for row in rows):
+        return cast(list[dict[str, Any]], rows)
     return [_object(number, line) for number, line in enumerate(lines, 1)]
 
 
@@ -194,7 +203,7 @@ def _load(path: Path) -> Record:
     try:
         return load(path)
     except RecordError as error:
-        raise RecordError(f"{error}; 'vltune results check --results DIR' finds all such files") from None
+        raise RecordError(f"{error}; {_CHECK}") from None
 
 
 def folder_name(name: str) -> str:

@@ -8,6 +8,7 @@ import re
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import Any
 
 from harness.efficiency import LEAST, efficiency
@@ -21,6 +22,7 @@ BASELINES = frozenset({"frozen", "blind", "full"})
 """Shown for orientation, never marked as best."""
 
 _RANDOM_WEIGHTS = "random weights: accuracy is not ranked"
+_GENERATED = re.compile(r"mini-\w+-[0-9a-f]{12}")
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class Row:
 
     `settings` says who chose these: `tuned, N trials`, `set by hand` or `defaults`; empty where nothing is trained.
     `own` are the settings: the method's fields, the learning rate and, if tuned, the budget.
+    `partial` are the scores and meters that only some seeds have: how many, and why not the others.
     """
 
     method: str
@@ -43,6 +46,11 @@ class Row:
     reasons: dict[str, str] = field(default_factory=dict)
     settings: str = ""
     own: dict[str, Any] = field(default_factory=dict)
+    partial: dict[str, tuple[int, str]] = field(default_factory=dict)
+
+    def seeds_with(self, name: str) -> int:
+        """How many seeds a score or meter that has a value is of."""
+        return self.partial[name][0] if name in self.partial else len(self.seeds)
 
 
 @dataclass(frozen=True)
@@ -78,8 +86,8 @@ def tables(records: Iterable[Record], scores: Scores = no_scores) -> list[Table]
     for record in sorted(records, key=lambda record: record.run_id):
         key = (record.cell.task, record.cell.backbone, json.dumps(_common(record), sort_keys=True))
         groups.setdefault(key, []).append(record)
-    commons = {key: flatten(json.loads(key[2])) for key in groups}
-    return [_table(groups[key], _title(key, commons), scores) for key in sorted(groups)]
+    titles = _titles(groups)
+    return [_table(groups[key], titles[key], scores) for key in sorted(groups)]
 
 
 def _common(record: Record) -> dict[str, Any]:
@@ -103,12 +111,32 @@ def _shown(records: Sequence[Record]) -> dict[str, Any]:
     return common
 
 
-def _title(key: tuple[str, str, str], commons: Mapping[tuple[str, str, str], dict[str, Any]]) -> str:
+def _titles(groups: Mapping[tuple[str, str, str], Sequence[Record]]) -> dict[tuple[str, str, str], str]:
     """Task and backbone, and where several tables share these, the options that tell them apart."""
-    rivals = [common for other, common in commons.items() if other[:2] == key[:2]]
-    names = sorted({name for common in rivals for name in common})
-    telling = [name for name in names if any(rival.get(name) != rivals[0].get(name) for rival in rivals)]
-    return " · ".join([*key[:2], *(f"{name}={show(commons[key].get(name))}" for name in telling)])
+    rivals: dict[tuple[str, str], dict[tuple[str, str, str], dict[str, Any]]] = {}
+    for key in groups:
+        rivals.setdefault(key[:2], {})[key] = flatten(json.loads(key[2]))
+    titles = {}
+    for (task, backbone), commons in rivals.items():
+        telling = _telling(list(commons.values()))
+        for key, common in commons.items():
+            named = [f"{name}={show(common.get(name))}" for name in telling]
+            titles[key] = " · ".join([f"{task}{_data_set(groups[key])}", backbone, *named])
+    return titles
+
+
+def _telling(options: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The names of flat options that do not have the same value in all of them."""
+    names = sorted({name for one in options for name in one})
+    return [name for name in names if any(one.get(name) != options[0].get(name) for one in options)]
+
+
+def _data_set(records: Sequence[Record]) -> str:
+    """In brackets the folder that the runs had their data from, by name; nothing for the generated data."""
+    roots = {part(record.provenance, "data").get("root") for record in records if record.status == "ok"}
+    names = {PurePath(root).name for root in roots if isinstance(root, str)}
+    told = sorted(name for name in names - {"", records[0].cell.task} if not _GENERATED.fullmatch(name))
+    return f" ({', '.join(told)})" if told else ""
 
 
 def _table(records: Sequence[Record], title: str, scores: Scores) -> Table:
@@ -119,11 +147,9 @@ def _table(records: Sequence[Record], title: str, scores: Scores) -> Table:
         variants.setdefault((record.cell.method, settings), []).append(record)
     done, absent, counted = dict[str, tuple[Row, list[Record]]](), [], []
     choosers = {key: _chooser(runs) for key, runs in variants.items()}
-    told = any("tuning" in record.cell.options for record in records)
-    for (method, settings), runs in variants.items():
-        chooser = choosers[method, settings]
-        same = [key for key in variants if key[0] == method and (not told or choosers[key] == chooser)]
-        label = _label(method, json.loads(settings), [json.loads(other) for _, other in same], chooser if told else "")
+    labels = _labels(choosers, told=any("tuning" in record.cell.options for record in records))
+    for key, runs in variants.items():
+        chooser, label = choosers[key], labels[key]
         latest = {run.cell.seed: run for run in runs if run.status == "ok"}
         if latest:
             chosen = [latest[seed] for seed in sorted(latest)]
@@ -161,7 +187,7 @@ def _standing(
     }
     if len(ranked) < 2:
         return None
-    runs = {label: runs for label, (_, runs) in ranked.items()}
+    runs = {label: [run for run in runs if score_of(run, primary) is not None] for label, (_, runs) in ranked.items()}
     return standing(
         runs, {label: value for label, (value, _) in ranked.items()}, goal=metrics[primary].goal, scores=scores
     )
@@ -194,13 +220,24 @@ def _own_fields(cell: Cell) -> list[str]:
     return [name for name in cell.explicit if name == "train.lr" or ("." in name and name.split(".")[0] not in shared)]
 
 
-def _label(method: str, settings: Any, rivals: Sequence[Any], chooser: str) -> str:
-    """The method's name, with who chose its settings and those in which it differs from other rows of the same kind."""
-    mine, others = flatten(settings or {}), [flatten(rival or {}) for rival in rivals]
-    names = sorted({name for other in others for name in other})
-    telling = [name for name in names if any(other.get(name) != mine.get(name) for other in others)]
-    notes = [*([chooser] if chooser else []), *(f"{name}={show(mine.get(name))}" for name in telling)]
-    return f"{method} ({', '.join(notes)})" if notes else method
+def _labels(choosers: Mapping[tuple[str, str], str], *, told: bool) -> dict[tuple[str, str], str]:
+    """The method's name, with those settings in which it differs from other rows of the same kind.
+
+    Args:
+        choosers: who chose the settings, by method and settings.
+        told: name that too; rows are then of the same kind where it is the same.
+    """
+    kinds: dict[tuple[str, str], dict[tuple[str, str], dict[str, Any]]] = {}
+    for key, chooser in choosers.items():
+        own = flatten(json.loads(key[1]) or {})
+        kinds.setdefault((key[0], chooser if told else ""), {})[key] = own
+    labels = {}
+    for (method, chooser), rows in kinds.items():
+        telling = _telling(list(rows.values()))
+        for key, own in rows.items():
+            notes = [*([chooser] if chooser else []), *(f"{name}={show(own.get(name))}" for name in telling)]
+            labels[key] = f"{method} ({', '.join(notes)})" if notes else method
+    return labels
 
 
 def _aggregate(label: str, chooser: str, runs: Sequence[Record]) -> Row:
@@ -215,7 +252,7 @@ def _aggregate(label: str, chooser: str, runs: Sequence[Record]) -> Row:
         own=_own(runs[0]),
     )
     for name in dict.fromkeys(name for run in runs for name in run.metrics):
-        _add_metric(row, name, [run.metrics[name] for run in runs if name in run.metrics], _random_weights(runs[0]))
+        _add_metric(row, name, [run.metrics.get(name) for run in runs], _random_weights(runs[0]))
     for name in METERS:
         _add_meter(row, name, [run.meters[name] for run in runs])
     primary = next(iter(runs[0].metrics))
@@ -232,17 +269,22 @@ def _aggregate(label: str, chooser: str, runs: Sequence[Record]) -> Row:
     return row
 
 
-def _add_metric(row: Row, name: str, scores: Sequence[MetricValue], random_weights: bool) -> None:
-    row.counts[name] = scores[0].n
-    values = [score.value for score in scores if score.value is not None]
-    if random_weights or not values:
+def _add_metric(row: Row, name: str, runs: Sequence[MetricValue | None], random_weights: bool) -> None:
+    """Add a score; None stands for a run that does not have it."""
+    scores = [score for score in runs if score is not None]
+    scored = [(score, score.value) for score in scores if score.value is not None]
+    row.counts[name] = (scored[0][0] if scored else scores[0]).n
+    if random_weights or not scored:
         row.values[name] = None
         row.reasons[name] = _RANDOM_WEIGHTS if random_weights else scores[0].reason or ""
         return
-    summary = seed_summary(values)
+    if len(scored) < len(runs):
+        why = next((score.reason for score in scores if score.value is None), None)
+        row.partial[name] = len(scored), why or "not among the scores of the others"
+    summary = seed_summary([value for _, value in scored])
     row.values[name] = summary.mean
     # One seed says nothing about seeds: its interval is the record's own, over examples.
-    interval = summary.ci95 if summary.n > 1 else scores[0].ci95
+    interval = summary.ci95 if summary.n > 1 else scored[0][0].ci95
     if interval is not None and scores[0].unit == "%":
         # Student's t knows no bounds; a share has them.
         interval = max(interval[0], 0.0), min(interval[1], 100.0)
@@ -255,6 +297,13 @@ def _add_meter(row: Row, name: str, meters: Sequence[Any]) -> None:
     row.values[name] = statistics.median(values) if values else None
     if not values:
         row.reasons[name] = meters[0].reason
+    elif len(values) < len(meters):
+        row.partial[name] = len(values), next(meter.reason for meter in meters if isinstance(meter, Unavailable))
+
+
+def score_of(run: Record, name: str) -> float | None:
+    """The value of a score, None where the run has none."""
+    return run.metrics[name].value if name in run.metrics else None
 
 
 def _absent(label: str, chooser: str, runs: Sequence[Record]) -> Row:

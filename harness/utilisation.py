@@ -35,7 +35,12 @@ def utilisation(
     if not isinstance(flops_per_sample, Scalar):
         return unavailable("needs train_flops_per_sample, which could not be counted")
     rate = flops_per_sample.value * samples_per_step / (statistics.median(step_ms) / 1e3)
-    return scalar(100 * rate / _best_flops_per_s(device, _DTYPES[precision]), "%")
+    try:
+        best = _best_flops_per_s(device, _DTYPES[precision])
+    except Exception as error:  # noqa: BLE001 - whatever it is, it must not cost a finished run its record
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        return unavailable(f"the device's rate could not be measured: {said}")
+    return scalar(100 * rate / best, "%")
 
 
 @functools.cache

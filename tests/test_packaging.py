@@ -15,10 +15,13 @@ from typing import Any
 
 import pytest
 
+from harness import published
+
 ROOT = Path(__file__).parents[1]
 TOP = ("harness", "methods", "tasks")
 IMPORTED_AS = {"pillow": "PIL", "nvidia-ml-py": "pynvml"}
 COMES_WITH_TRANSFORMERS = {"huggingface_hub", "tokenizers"}
+COMES_WITH_PYDANTIC = {"pydantic_core"}
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +56,20 @@ def test_package_data_is_there(project: dict[str, Any]) -> None:
             assert any((folder / name).is_file() for name in found), f"{package}: nothing matches {pattern}"
 
 
+def test_published_figures_are_installed_where_they_are_looked_for(
+    project: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    [(place, patterns)] = project["tool"]["setuptools"]["data-files"].items()
+    files = [path for pattern in patterns for path in ROOT.glob(pattern)]
+    assert files == [path for path in files if path.parent == published.folder()]
+    assert len(published.read(published.folder())) == len(files) > 0
+    monkeypatch.setattr(published, "__file__", str(tmp_path / "site-packages/harness/published.py"))
+    monkeypatch.setattr(published.sysconfig, "get_path", lambda name: str(tmp_path))
+    assert published.folder() == tmp_path / place
+    with pytest.raises(published.PublishedError, match="copy results/published of the repository there"):
+        published.read(published.folder())
+
+
 def test_the_console_script_exists(project: dict[str, Any]) -> None:
     module, _, function = project["project"]["scripts"]["vltune"].partition(":")
     assert callable(getattr(importlib.import_module(module), function))
@@ -62,6 +79,7 @@ def test_every_import_is_declared(project: dict[str, Any]) -> None:
     extras = project["project"]["optional-dependencies"]
     declared = names(project["project"]["dependencies"]).union(*(names(extra) for extra in extras.values()))
     known = {IMPORTED_AS.get(name, name.replace("-", "_")) for name in declared} | COMES_WITH_TRANSFORMERS
+    known |= COMES_WITH_PYDANTIC
     known |= {*TOP, *sys.stdlib_module_names}
     for path in (path for top in TOP for path in (ROOT / top).rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

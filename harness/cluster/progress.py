@@ -50,4 +50,5 @@ class Progress:
         if len(self._kinds) > 1 and (not self._left or now - self._said >= EVERY_S):
             self._said = now
             waiting = [self._kinds[other] for other in self._left]
-            self._say(outlook.summary(self._ended, waiting, total=len(self._kinds), at_once=at_once))
+            total, running = len(self._kinds), len(self._running)
+            self._say(outlook.summary(self._ended, waiting, total=total, running=running, at_once=at_once))

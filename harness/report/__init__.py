@@ -13,30 +13,6 @@ if TYPE_CHECKING:
     from harness.published import PublishedTable
 
 
-def write(
-    records: Iterable[Record],
-    store_root: Path | None,
-    out: Path,
-    *,
-    data_roots: Sequence[Path] = (),
-    published: Sequence[PublishedTable] = (),
-) -> None:
-    """Write the report of some records to a file.
-
-    Args:
-        records: what to show; the same records in any order give the same bytes.
-        store_root: the results folder they come from, for predictions and curves; None leaves out what needs these.
-        out: the HTML file; an existing one is replaced.
-        data_roots: folders with the tasks' data. Without them the examples have no prompts, right answers and pictures.
-        published: the papers' tables, which stand apart, below ours.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
-    text = render(records, store_root, data_roots=data_roots, published=published)
-    out.write_bytes(text.encode("utf-8"))
-
-
 def render(
     records: Iterable[Record],
     store_root: Path | None,
@@ -44,16 +20,25 @@ def render(
     data_roots: Sequence[Path] = (),
     published: Sequence[PublishedTable] = (),
 ) -> str:
-    """The report as text; see `write`."""
+    """The report of some records as the text of an HTML file.
+
+    Args:
+        records: what to show; the same records in any order give the same bytes.
+        store_root: the results folder they come from, for predictions and curves; None leaves out what needs these.
+        data_roots: folders with the tasks' data. Without them the examples have no prompts, right answers and pictures.
+        published: the papers' tables, which stand apart, below ours.
+    """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+    from harness.collection import paused
     from harness.columns import visible
     from harness.published_tables import SAID, shown
     from harness.report import assets
     from harness.report.page import page
     from harness.store import Store
 
-    content = page(list(records), Store(store_root) if store_root is not None else None, data_roots)
+    with paused():
+        content = page(list(records), Store(store_root) if store_root is not None else None, data_roots)
     scripts = [assets.plotly_script(), assets.own_script()]
     environment = Environment(
         loader=FileSystemLoader(assets.FOLDER / "templates"),

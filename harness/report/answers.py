@@ -14,6 +14,8 @@ from harness.store import Store, StoreError, parse_lines
 from tasks import ExampleScore
 
 NO_FOLDER = "the report was made without the results folder"
+# Several parts of a table ask for the scores of the same runs, one after the other; those of all tables are too many.
+_KEPT = 200
 
 
 class NoAnswersError(ValueError):
@@ -49,20 +51,32 @@ def scores(store: Store | None) -> Scores:
     if store is None:
         return _no_folder
     read_scores = example_scores.reader(store)
+    known: dict[str, Mapping[str, ExampleScore]] = {}
 
     def checked(record: Record) -> Mapping[str, ExampleScore]:
         if record.predictions is None:
             return {}
+        if record.run_id in known:
+            return known[record.run_id]
         try:
-            name, _ = _content(record, store)
-        except NoAnswersError as error:
-            raise Incomparable(str(error)) from None
-        try:
-            return read_scores(record)
+            found = read_scores(record)
         except StoreError:
-            raise Incomparable(f"{name} does not hold the scores that a run writes") from None
+            raise Incomparable(_why_none(record, store)) from None
+        if len(known) >= _KEPT:
+            known.clear()
+        known[record.run_id] = found
+        return found
 
     return checked
+
+
+def _why_none(record: Record, store: Store) -> str:
+    """Why the scores of a run cannot be used: the file, or what it holds."""
+    try:
+        name, _ = _content(record, store)
+    except NoAnswersError as error:
+        return str(error)
+    return f"{name} does not hold the scores that a run writes"
 
 
 def _no_folder(record: Record) -> Mapping[str, ExampleScore]:

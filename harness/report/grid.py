@@ -5,10 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 from harness import columns
-from harness.columns import Column, interval, legend, missing, one_line, visible
+from harness.columns import Column, Kind, interval, legend, missing, one_line, visible
 from harness.report.colours import Look
 from harness.tables import Row, Table
 
@@ -20,7 +19,7 @@ class Cell:
     text: str
     sort: str
     best: bool
-    kind: Literal["score", "cost", "efficiency"]
+    kind: Kind
     interval: str
     reason: str
 
@@ -47,7 +46,8 @@ class Grid:
 
 def grid(table: Table, look: Callable[[Row], Look]) -> Grid:
     """The rows of a comparison table in their order, primary score first."""
-    found = [_visible(column) for column in columns.columns(table)]
+    # The other meters of a run stand on its page.
+    found = [_visible(column) for column in columns.columns(table) if column.kind != "detail"]
     lines = [
         Line(
             visible(row.method),

@@ -18,10 +18,8 @@ from harness.report.colours import Look
 from harness.report.evidence import NO_SCORES, excuse
 from harness.report.wording import p_value
 from harness.significance import ALPHA, holm
-from harness.tables import Row, Table
-
-MOST_ROWS = 16
-"""A matrix of more rows has no readable cells."""
+from harness.standing import MOST_ROWS, too_many
+from harness.tables import Row, Table, score_of
 
 _SCOPE = (
     "They are about these trained models on more examples; how much another seed changes a score, "
@@ -59,8 +57,11 @@ class Verdicts:
 def verdicts(table: Table, by_run: Mapping[str, Record], scores: Scores, look: Callable[[Row], Look]) -> Verdicts:
     """Test the rows of a table, as far as they have scores by example."""
     rows, missing = list[Row](), list[tuple[str, str]]()
+    if len(table.rows) > MOST_ROWS:
+        return Verdicts(None, [], too_many(len(table.rows)))
+    runs = {row.method: _runs(table, row, by_run) for row in table.rows}
     for row in table.rows:
-        if reason := _no_test(table, row, _runs(row, by_run), scores):
+        if reason := _no_test(table, row, runs[row.method], scores):
             missing.append((visible(row.method), visible(reason)))
         else:
             rows.append(row)
@@ -69,7 +70,7 @@ def verdicts(table: Table, by_run: Mapping[str, Record], scores: Scores, look: C
         return Verdicts(None, labels, left_out)
     goal = next(iter(table.metrics.values())).goal
     try:
-        found = matrix(rows, [_runs(row, by_run) for row in rows], scores, goal=goal)
+        found = matrix(rows, [runs[row.method] for row in rows], scores, goal=goal)
     except Incomparable as error:
         return Verdicts(None, labels, "; ".join(filter(None, [visible(error), left_out])))
     return Verdicts(found, labels, left_out)
@@ -84,9 +85,7 @@ def matrix(
         Incomparable: fewer than two rows or too many, or the reasons of `harness.paired.compare`.
     """
     if not 2 <= len(rows) <= MOST_ROWS:
-        raise Incomparable(
-            "there is nothing to compare with" if len(rows) < 2 else f"a table of {len(rows)} rows has too many pairs"
-        )
+        raise Incomparable("there is nothing to compare with" if len(rows) < 2 else too_many(len(rows)))
     samples = Samples(scores)
     tested = {(a, b): compare(runs[a], runs[b], samples) for a, b in combinations(range(len(rows)), 2)}
     baselines = {index for index, row in enumerate(rows) if row.baseline}
@@ -97,7 +96,7 @@ def matrix(
     entries: list[list[Entry | None]] = [[None] * len(rows) for _ in rows]
     for family in filter(None, families):
         for (a, b), p in zip(family, holm([tested[pair].p_value for pair in family]), strict=True):
-            difference = tested[a, b].difference.difference
+            difference = tested[a, b].by
             entries[a][b] = _entry(difference, p, goal)
             entries[b][a] = _entry(-difference, p, goal)
     return Matrix(entries, _note(tested, families))
@@ -114,8 +113,10 @@ def _no_test(table: Table, row: Row, runs: Sequence[Record], scores: Scores) -> 
         return str(error)
 
 
-def _runs(row: Row, by_run: Mapping[str, Record]) -> list[Record]:
-    return [by_run[run] for run in row.runs]
+def _runs(table: Table, row: Row, by_run: Mapping[str, Record]) -> list[Record]:
+    """The runs of a row that have the first score."""
+    primary = next(iter(table.metrics), "")
+    return [run for run in map(by_run.__getitem__, row.runs) if score_of(run, primary) is not None]
 
 
 def _note(tested: Mapping[_Pair, Comparison], families: Sequence[Sequence[_Pair]]) -> str:

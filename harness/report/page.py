@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.columns import visible, warnings
+from harness.columns import interval, one_line, visible, warnings
 from harness.example_scores import Scores
+from harness.overall import Overall, overall
 from harness.record import Record
 from harness.report import answers, browser, curves
 from harness.report.bars import Chart, charts
@@ -22,6 +23,9 @@ from harness.report.runs import run_page
 from harness.report.wording import listed, pairs
 from harness.store import Store
 from harness.tables import Row, Table, tables
+
+MOST_PAGES = 400
+"""Runs with a page and a learning curve of their own: about 10 KB each."""
 
 
 @dataclass(frozen=True)
@@ -57,13 +61,25 @@ class Section:
 
 
 @dataclass(frozen=True)
+class Ranking:
+    """Mean ranks over several tasks: heads, and a row for each method."""
+
+    title: str
+    heads: list[str]
+    rows: list[tuple[str, Look, list[str]]]
+    notes: list[str]
+
+
+@dataclass(frozen=True)
 class Page:
-    """Everything that is shown."""
+    """Everything that is shown. `runs` are those of the `count` runs that have a page of their own."""
 
     sections: list[Section]
+    rankings: list[Ranking]
     tasks: list[str]
     looks: list[Look]
     runs: dict[str, dict[str, Any]]
+    count: int
     curves: dict[str, Curve]
     statuses: list[tuple[str, int]]
 
@@ -92,23 +108,54 @@ def page(records: Sequence[Record], store: Store | None, data_roots: Sequence[Pa
         store: that folder, for the predictions and learning curves; None leaves out what needs them.
         data_roots: folders with the tasks' data, for prompts, right answers and pictures.
     """
-    ordered = sorted(records, key=lambda record: (record.run_id, record.to_json()))
-    by_run = {record.run_id: record for record in ordered}
-    learned, no_curve = curves.read(ordered, store)
-    source = _Source(by_run, looks(ordered), store, data_roots, answers.scores(store), learned, no_curve)
-    found = tables(ordered, source.scores)
+    ordered = sorted(records, key=lambda record: record.run_id)
+    by_run, scores = {record.run_id: record for record in ordered}, answers.scores(store)
+    found = tables(ordered, scores)
+    paged = _paged(ordered, found)
+    learned, no_curve = curves.read(paged, store)
+    source = _Source(by_run, looks(ordered), store, data_roots, scores, learned, no_curve)
     sections = [_section(index, found, source) for index in range(len(found))]
     counts: dict[str, int] = {}
     for record in ordered:
         counts[record.status] = counts.get(record.status, 0) + 1
     return Page(
         sections,
+        [_ranking(one, found, source) for one in overall(found, ordered)],
         sorted({section.task for section in sections}),
         sorted(source.looks.values(), key=lambda look: (look.baseline, look.name)),
-        {record.run_id: {**run_page(record), **_learning(record, source)} for record in ordered},
+        {record.run_id: {**run_page(record), **_learning(record, source)} for record in paged},
+        len(ordered),
         learned,
         sorted(counts.items()),
     )
+
+
+def _paged(ordered: Sequence[Record], found: Sequence[Table]) -> list[Record]:
+    """The runs that get a page of their own: all, or of too many those that tables count, first seeds first."""
+    if len(ordered) <= MOST_PAGES:
+        return list(ordered)
+    rows = [row for table in found for row in table.rows]
+    counted = [row.runs[0] for row in rows] + [run for row in rows for run in row.runs[1:]]
+    kept = frozenset(counted[:MOST_PAGES])
+    return [record for record in ordered if record.run_id in kept]
+
+
+def _ranking(found: Overall, all_tables: Sequence[Table], source: _Source) -> Ranking:
+    chosen = [table for table in all_tables if table.title in found.tasks and table.backbone == found.backbone]
+    look = {row.method: look_of(row, source.by_run, source.looks) for table in chosen for row in table.rows}
+    rows = [
+        (
+            visible(method),
+            look[method],
+            [
+                f"{mean.mean:.2f} {interval(mean.ci95)}".strip(),
+                *(f"{rank:.2f}" for rank in found.ranks[method]),
+            ],
+        )
+        for method, mean in found.mean.items()
+    ]
+    heads = ["Method", "Mean rank", *map(visible, found.tasks)]
+    return Ranking(f"Overall · {visible(found.backbone)}", heads, rows, [one_line(note) for note in found.notes()])
 
 
 def _section(index: int, found: Sequence[Table], source: _Source) -> Section:

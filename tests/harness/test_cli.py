@@ -13,6 +13,8 @@ import pytest
 import harness.backbones
 import tasks
 from harness import cli
+from harness.store import Store
+from tests.harness.test_leaderboard import make
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "results" / "reference"
@@ -77,7 +79,10 @@ MISTAKES = [
     (("list", "metods"), "invalid choice: 'metods'"),
     (("leaderboard", "--results", "/no/such/folder"), "--results /no/such/folder: no such folder"),
     (("leaderboard", "--results", ".", "--format", "xls"), "invalid choice: 'xls'"),
-    (("leaderboard", "--task", "sciencqa"), "unknown task 'sciencqa'; did you mean 'scienceqa'?"),
+    (
+        ("leaderboard", "--results", str(REFERENCE), "--task", "sciencqa"),
+        "unknown task 'sciencqa'; did you mean 'scienceqa'?",
+    ),
     (("data", "check", "--task", "sciencqa", "--data-root", "."), "unknown task 'sciencqa'; did you mean 'scienceqa'?"),
     (("data", "check", "--task", "scienceqa", "--data-root", "/no/such/folder"), "/no/such/folder"),
     (("data", "mini", "--train", "0"), "argument --train: must be a whole number of at least 1, got '0'"),
@@ -213,7 +218,10 @@ def test_params(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_leaderboard_of_an_empty_folder(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert cli.main(["leaderboard", "--results", str(tmp_path)]) == 0
-    assert capsys.readouterr().out == "No runs to compare.\n"
+    captured = capsys.readouterr()
+    assert captured.out == "No runs to compare.\n"
+    said = "holds no record; --results names the folder that holds runs/ (ours: results/reference)"
+    assert captured.err == f"vltune: {tmp_path / 'runs'} {said}\n"
     out = tmp_path / "table.md"
     assert cli.main(["leaderboard", "--results", str(tmp_path), "--out", str(out)]) == 0
     assert out.read_text(encoding="utf-8") == "No runs to compare.\n"
@@ -290,7 +298,28 @@ def test_published_figures_go_with_every_format(
     text = out.read_text(encoding="utf-8").partition("<script")[0]
     assert "133.2" in text  # ADEM-VL 13B, CIDEr
     assert "94.55" not in text  # ScienceQA
-    assert capsys.readouterr().err == ""
+    assert set(capsys.readouterr().err.splitlines()) == {
+        f"vltune: {tmp_path / 'runs'} holds no record; --results names the folder that holds runs/ "
+        "(ours: results/reference)"
+    }
+
+
+def test_tasks_that_only_papers_or_records_have_can_be_named(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    where = ["leaderboard", "--results", str(tmp_path), "--task"]
+    assert cli.main([*where, "mme", "--published"]) == 0
+    assert "mme · " not in (text := capsys.readouterr().out)
+    assert "## Published figures" in text
+    assert cli.main([*where, "mme"]) == 2
+    assert "unknown task 'mme'" in capsys.readouterr().err
+    Store(tmp_path).append(make(task="theirs"), None)
+    assert cli.main([*where, "theirs"]) == 0
+    assert "## theirs · mini" in capsys.readouterr().out
+    assert cli.main(["compare", "memvp", "memvp", "--results", str(tmp_path), "--task", "theirs"]) == 2
+    assert "has no score for each example" in capsys.readouterr().err
+    assert cli.main([*where, "theirz"]) == 2
+    assert "did you mean 'theirs'?" in capsys.readouterr().err
 
 
 def test_mini_data_is_written_and_checked(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def test_two_methods_are_tested_and_their_options_told_apart(results: Path, caps
     text = capsys.readouterr().out
     assert "lora against frozen" in text
     assert "(exact McNemar test, seed 0: 60 pairs of answers on 60 questions or pictures)" in text
-    assert "percentage points, 95 % interval [" in text
+    assert "percentage points, 95 % bootstrap interval [" in text
     assert "- method.rank: " in text
     assert " against no such option" in text
     assert "- lora does better on" in text
@@ -92,3 +92,9 @@ def test_one_task_of_several_can_be_named(results: Path, capsys: Captured) -> No
     assert "no finished run or method" in capsys.readouterr().err
     assert cli.main([*where, "retrieva"]) == 2
     assert "did you mean 'retrieval'" in capsys.readouterr().err
+
+
+def test_few_questions_are_compared_without_an_interval(results: Path, capsys: Captured) -> None:
+    ids = {record.cell.method: record.run_id for record in Store(results).read()}
+    assert compare(results, ids["llava"], ids["llava"]) == 0
+    assert "difference +0.00 percentage points, p = 1.000 (exact McNemar test, seed 0: 30" in capsys.readouterr().out

@@ -159,11 +159,27 @@ def test_vltune_not_installed(look: Look, versions: dict[str, str | None], monke
         raise importlib.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(importlib.metadata, "requires", requires)
+    monkeypatch.setattr(doctor_packages, "_CHECKOUT", Path("/site-packages"))
     versions["vltune"] = None
     found = look()
     assert found["vltune"].state == found["other packages"].state == "limited"
     assert found["extra beit3"].detail.startswith("unknown, as vltune is not installed")
     assert lacking(list(found.values())) == []
+
+
+def test_a_clone_that_is_not_installed(
+    look: Look, versions: dict[str, str | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def requires(name: str) -> list[str]:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "requires", requires)
+    versions["vltune"] = versions["pillow"] = versions["sentencepiece"] = None
+    found = look()
+    assert (found["vltune"].state, found["vltune"].fix) == ("ok", "")
+    assert f"run from the clone {ROOT}" in found["vltune"].detail
+    assert found["other packages"].detail == "pillow not installed"
+    assert found["extra beit3"].detail.startswith("sentencepiece not installed")
 
 
 @pytest.mark.parametrize(

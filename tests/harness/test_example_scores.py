@@ -62,6 +62,13 @@ def test_a_table_says_which_file_keeps_it_from_a_test(tmp_path: Path) -> None:
     assert "cannot be read" in text
 
 
+def test_an_id_that_comes_twice_is_refused(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.append(make(), rows([PREDICTIONS[0], PREDICTIONS[0]], SCORES))
+    with pytest.raises(StoreError, match="an id comes twice"):
+        reader(store)(store.read()[0])
+
+
 def points(count: int) -> dict[str, ExampleScore]:
     return {str(n): ExampleScore(str(n), float(n % 10)) for n in range(count)}
 

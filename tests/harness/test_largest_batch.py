@@ -49,6 +49,18 @@ def test_other_errors_are_not_taken_for_a_limit() -> None:
         largest_batch.double(predict)
 
 
+def test_whatever_goes_wrong_costs_a_run_its_meter_only() -> None:
+    class Broken:
+        device = torch.device("cuda")
+
+    # Whether for want of a GPU or, on one, of a task: the run that has ended keeps its record.
+    found = largest_batch.readings(Broken(), None, [])  # type: ignore[arg-type]
+    assert list(found) == list(largest_batch.METERS)
+    for meter in found.values():
+        assert isinstance(meter, Unavailable)
+        assert meter.reason.startswith("batches could not be tried: ")
+
+
 def test_a_cpu_is_not_filled(tiny_model: DecoderModel, tmp_path: Path) -> None:
     mini_scienceqa.write(tmp_path / "data", train=4, val=2, test=4)
     task = tasks.get("scienceqa")

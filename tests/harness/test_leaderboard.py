@@ -8,12 +8,14 @@ import io
 import json
 import random
 import re
+import time
 from typing import Any
 
 import pytest
 
 from harness.leaderboard import UnknownColumn, View, frame, markdown, render
 from harness.record import METERS, Cell, MetricValue, Record, distribution, scalar, unavailable
+from harness.tables import tables
 
 OPTIONS: dict[str, Any] = {
     "method": {"slots": 80},
@@ -131,6 +133,21 @@ def test_the_note_says_which_interval_is_which() -> None:
     )
 
 
+def test_seeds_without_a_value_are_counted_apart() -> None:
+    seeds = [make(accuracy=None, seed=0), make(accuracy=90.0, seed=1)]
+    text = markdown(seeds)
+    # The interval is that of the seed that has a value, over examples, and none over seeds.
+    assert column(text, "Acc. %") == {"memvp": "90.00 [1.00, 99.00]"}
+    assert column(text, "Seeds") == {"memvp": "1 of 2"}
+    assert "- Acc. (memvp): from 1 of 2 seeds; no value of the others: none" in text
+    assert "interval over examples (one seed)" in text
+    assert json.loads(render(seeds, format="json"))[0]["reasons"]["accuracy"].startswith("from 1 of 2 seeds; ")
+    three = markdown([*seeds, make(accuracy=92.0, seed=2, meters={"prefill_ms": scalar(5.0, "ms")})])
+    assert column(three, "Seeds") == {"memvp": "2 of 3"}
+    assert "t interval of the mean over seeds" in three
+    assert "- Prefill ms (memvp): from 1 of 3 seeds; no value of the others: not read" in three
+
+
 def test_a_later_ok_run_of_a_cell_replaces_the_earlier_and_a_failure_does_not() -> None:
     text = markdown([make(accuracy=10.0), make(accuracy=20.0), make(status="failed", reason="out of memory")])
     assert column(text, "Acc. %") == {"memvp": "20.00 [1.00, 99.00]"}
@@ -160,13 +177,13 @@ def test_other_tasks_show_their_first_score_as_primary() -> None:
     }
     worse = {name: metric.model_copy(update={"value": 130.0}) for name, metric in scores.items()}
     records = [make("a", task="coco_caption", metrics=scores), make("b", task="coco_caption", metrics=worse)]
-    text = markdown([*records, make("c")], task="coco_caption")
+    text = render([*records, make("c")], format="md", view=View("coco_caption"))
     assert column(text, "CIDEr points") == {"a": "**133.20** [131.00, 135.00]", "b": "130.00 [131.00, 135.00]"}
     assert column(text, "CHAIR") == {"a": "**7.00**", "b": "130.00"}
 
 
 def test_nothing_to_show_is_said() -> None:
-    assert markdown([]) == markdown([make()], task="retrieval") == "No runs to compare.\n"
+    assert markdown([]) == render([make()], format="md", view=View("retrieval")) == "No runs to compare.\n"
     assert json.loads(render([], format="json")) == []
     assert len(frame([])) == 0
 
@@ -202,6 +219,51 @@ def test_the_headings_tell_tables_apart_by_what_differs() -> None:
     text = markdown([make("a", run__train_limit=1000), make("b"), make("c", data__sha256="cd" * 32)])
     headings = [line for line in text.splitlines() if line.startswith("## ")]
     assert "## scienceqa · mini · data.sha256=cdcdcdcdcdcd · run.train_limit=null" in headings
+
+
+def test_the_headings_name_data_that_is_not_generated() -> None:
+    roots = {
+        "a": "/data/flickr8k",
+        "b": "/root/.cache/data/mini-pairs-d3c1ea07ff8e",
+        "c": "/somewhere/scienceqa",
+        "d": "/x|<b>",
+    }
+    for method, root in roots.items():
+        record = make(method, task="scienceqa", provenance={"data": {"root": root}})
+        [heading] = [line for line in markdown([record]).splitlines() if line.startswith("## ")]
+        expected = {"a": "## scienceqa (flickr8k) · mini", "d": r"## scienceqa (x\|&lt;b&gt;) · mini"}
+        assert heading == expected.get(method, "## scienceqa · mini")
+
+
+def test_a_tiny_backbone_of_any_name_is_labelled() -> None:
+    def sized(params: int, **fields: Any) -> str:
+        return markdown([make(meters={"total_params": scalar(params, "params")}, **fields)])
+
+    assert "**Tiny backbone: what works here need not work at size.**" in sized(2_000_000, backbone="my pair")
+    assert "Tiny" not in sized(157_000_000, backbone="smol")
+    assert "**Tiny backbone, generated pictures:" in sized(157_000_000)
+
+
+def test_many_settings_of_one_method_take_no_longer_than_their_number() -> None:
+    def seconds(count: int) -> float:
+        records = [make("a", 50.0, method__slots=n, train__lr=n / 1e4) for n in range(count)]
+        started = time.process_time()
+        markdown(records)
+        return time.process_time() - started
+
+    seconds(50)
+    assert seconds(1600) < 9 * seconds(400)
+
+
+def test_many_kinds_of_runs_take_no_longer_than_their_number() -> None:
+    def seconds(count: int) -> float:
+        records = [make("a", 50.0, train__steps=n) for n in range(count)]
+        started = time.process_time()
+        tables(records)
+        return time.process_time() - started
+
+    seconds(50)
+    assert seconds(1600) < 9 * seconds(400)
 
 
 def test_a_method_with_other_settings_or_another_gpu_shares_the_table() -> None:
@@ -268,7 +330,7 @@ def test_the_memory_of_a_whole_process_is_not_marked() -> None:
         for name, size in (("a", 100), ("b", 200))
     ]
     shown = {
-        table[0]["Train memory MB"]: "earlier" if "what ran in it before" in section else "alone"
+        table[0]["Train memory MB"]: "earlier" if "earlier runs of the same process" in section else "alone"
         for section, table in zip(markdown(records).split("## ")[1:], parsed(markdown(records)), strict=True)
     }
     assert shown == {"100": "earlier", "**100**": "alone"}
@@ -293,6 +355,32 @@ def test_columns_are_chosen_and_rows_sorted() -> None:
     assert list(rows[0]) == ["Method", "Train step ms", "Acc."]
     [rows] = parsed(render(records, format="md", view=View(sort="accuracy")))
     assert [row["Method"] for row in rows] == ["full", "a", "b"]
+
+
+def test_every_meter_is_a_column_for_who_asks() -> None:
+    read = {name: scalar(number + 1.0, unit) for number, (name, unit) in enumerate(METERS.items())}
+    records = [make(name, meters=read) for name in "ab"]
+    usual = parsed(markdown(records))[0][0]
+    assert "Total M" not in usual
+    for name in METERS:
+        [rows] = parsed(render(records, format="md", view=View(columns=("accuracy", name), sort=name)))
+        assert len(rows[0]) == 4, name
+
+
+@pytest.mark.parametrize(
+    ("asked", "meant"),
+    [
+        ("memory rise", "'eval_rise_bytes' or 'train_rise_bytes'"),
+        ("Prefill", "'prefill_ms'"),
+        ("Acc. %", "'accuracy'"),
+        ("decode", "'decode_ms_per_token'"),
+        ("img", "'IMG'"),
+        ("trainable_parms", "'trainable_params'"),
+    ],
+)
+def test_columns_are_found_by_what_is_displayed(asked: str, meant: str) -> None:
+    with pytest.raises(UnknownColumn, match=f"no table has a column '{asked}'; did you mean {meant}\\?"):
+        render([make()], format="md", view=View(columns=(asked,)))
 
 
 @pytest.mark.parametrize("view", [View(columns=("acuracy",)), View(sort="acuracy")])
@@ -335,6 +423,21 @@ def test_latex_is_a_booktabs_table_whatever_the_names() -> None:
     assert r"Acc. 500 (\%)" in text
 
 
+def test_latex_names_methods_without_a_result() -> None:
+    gone = make("lora_x", status="failed", reason="50% gone\n\\end{table}")
+    text = render([make("a"), gone], format="latex")
+    assert r"\par\footnotesize lora\_x: failed (seeds 0): 50\% gone \textbackslash{}end\{table\}" in text
+    alone = render([gone], format="latex")
+    assert r"lora\_x: failed" in alone
+    assert r"\toprule" not in alone
+
+
+def test_latex_holds_what_pdflatex_knows() -> None:
+    text = render([make("a→b ✓ − ×")], format="latex")
+    assert r"a$\rightarrow$b $\surd$ $-$ $\times$" in text
+    assert not set("→✓−×·–") & set(text)
+
+
 # What is marked as best
 
 
@@ -344,6 +447,28 @@ def test_the_best_of_each_column_is_bold() -> None:
     assert column(text, "Train step ms") == {"a": "20.0", "b": "**10.0**"}
     assert column(text, "Training samples/s") == {"a": "1,600", "b": "**3,200**"}
     assert column(text, "IMG") == {"a": "**40.00**", "b": "**40.00**"}
+
+
+def test_scores_over_few_examples_are_not_marked() -> None:
+    def scored(method: str, accuracy: float, few: float) -> Record:
+        counts = {"accuracy": (accuracy, 500), "G7-12": (few, 14), "NAT": (few, 50)}
+        metrics = {name: MetricValue(value=value, unit="%", goal="max", n=n) for name, (value, n) in counts.items()}
+        return make(method, metrics=metrics)
+
+    text = markdown([scored("a", 60.0, 50.0), scored("b", 50.0, 60.0)])
+    [[a, b]] = parsed(text)
+    assert (a["G7-12"], b["G7-12"], b["NAT"]) == ("50.00", "60.00", "**60.00**")
+    assert "but for scores over fewer than 50 examples" in text
+    assert "fewer than 50" not in markdown([make("a"), make("b")])
+
+
+def test_small_costs_are_told_apart() -> None:
+    records = [
+        make(name, meters={"energy_joules": scalar(size, "joules")}) for name, size in (("a", 2e-8), ("b", 1e-8))
+    ]
+    assert column(markdown(records), "Energy J") == {"a": "2e-08", "b": "**1e-08**"}
+    small = [make(meters={"energy_joules": scalar(size, "joules")}) for size in (0.000123456,)]
+    assert column(markdown(small), "Energy J") == {"memvp": "0.000123"}
 
 
 def test_equal_as_shown_is_a_tie() -> None:
@@ -386,6 +511,25 @@ def test_hostile_text_keeps_the_shape() -> None:
     assert "&lt;script&gt;" in html
     assert not [tag for tag in ("<script", "<a ", "<em", "<code", "<img") if tag in html]
     assert max(map(len, text.splitlines())) < 5000
+
+
+@pytest.mark.parametrize(
+    "name", ["# x", "+ x", "- x", "1. x", "12) x", "=x", "--- x", "-", "3.5 x", "www.e.com http://e.com"]
+)
+def test_names_that_begin_like_markup_stay_text(name: str) -> None:
+    made = pytest.importorskip("markdown_it").MarkdownIt("commonmark").enable("table")
+    records = [make("a"), make(name, status="failed", reason=name), make("b", meters={"prefill_ms": unavailable(name)})]
+    html = made.render(markdown([*records, make(name, 10.0, seed=3, method__more=1)]))
+    usual = made.render(
+        markdown([*[r for r in records if r.cell.method != name], make("c", status="failed", reason="c")])
+    )
+    assert (html.count("<h1"), html.count("<ol"), html.count("<a ")) == (0, 0, 0)
+    assert html.count("<ul") == usual.count("<ul")
+    assert re.sub(r"\s+", " ", name) in html.replace("&lt;", "<")
+
+
+def test_addresses_are_no_links() -> None:
+    assert r"http\://e.com www\.e.com" in markdown([make(status="failed", reason="http://e.com www.e.com")])
 
 
 def test_underscores_within_names_stay_readable() -> None:

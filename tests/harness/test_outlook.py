@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from harness.outlook import Ended, Kind, seconds_left, summary
+from harness.outlook import Ended, Kind, Outlook, seconds_left, summary
 
 
 def kind(task: str = "scienceqa", method: str = "memvp", work: str = "train") -> Kind:
@@ -17,7 +17,8 @@ def ok(seconds: float | None, **of: str) -> Ended:
 
 def test_the_line_counts_and_estimates() -> None:
     ended = [ok(60), ok(60), ok(60), Ended(kind(), "failed", 2), Ended(kind(), "skipped", 0)]
-    assert summary(ended, [kind()] * 18, total=24) == "3 of 24 done, 1 failed, 1 skipped; about 18 min left"
+    said = summary(ended, [kind()] * 18, total=24, running=1)
+    assert said == "3 of 24 done, 1 failed, 1 skipped, 1 running; about 18 min left"
 
 
 def test_what_runs_side_by_side_shares_the_time_left() -> None:
@@ -28,6 +29,16 @@ def test_nothing_is_said_of_what_is_unknown() -> None:
     assert summary([Ended(kind(), "failed", 2)], [kind()], total=2) == "0 of 2 done, 1 failed"
     assert summary([ok(None)], [kind()], total=2) == "1 of 2 done"
     assert summary([ok(60)], [kind(), kind(work="tune")], total=3) == "1 of 3 done"
+
+
+def test_one_cell_after_the_other_is_running_until_none_is_left() -> None:
+    outlook = Outlook([kind()] * 4, [False, False, True, False])
+    said = []
+    for status in ("ok", "failed", "ok", "ok"):
+        outlook.end(status, None)
+        said.append(str(outlook))
+    assert said == ["1 of 4 done, 1 running", "1 of 4 done, 1 failed, 1 running", "2 of 4 done, 1 failed, 1 running",
+                    "3 of 4 done, 1 failed"]  # fmt: skip
 
 
 def test_the_last_line_has_no_time_left() -> None:

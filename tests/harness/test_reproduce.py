@@ -9,6 +9,7 @@ import pytest
 
 from harness import cli, plan, reproduce
 from harness.cluster import options
+from harness.settings import UsageError
 from harness.store import Store
 from tasks.mini import scienceqa as mini_scienceqa
 
@@ -59,6 +60,31 @@ def test_what_differs_is_reported(results: Path, tmp_path: Path, capsys: Capture
     assert "- packages.torch: 1.0 recorded, " in text
     assert "differs |" in text
     assert "Scores differ, though every prediction is the same: was the record edited?" in text
+
+
+def test_the_run_that_was_made_is_compared_among_others(results: Path) -> None:
+    records = Store(results).read()
+    before = next(record for record in records if (record.cell.method, record.cell.seed) == ("lora", 0))
+    again = before.model_copy(update={"run_id": "2100-again"})
+    other = next(record for record in records if record.cell.method == "memvp")
+    later = other.model_copy(update={"run_id": "2100-other"})
+    known = {record.run_id for record in records}
+    assert reproduce.outcome([*records, again, later], before, known) is again
+    with pytest.raises(UsageError, match="was not run again"):
+        reproduce.outcome([*records, later], before, known)
+
+
+def test_a_whole_id_is_that_run_and_no_longer_one(results: Path) -> None:
+    records = Store(results).read()
+    longer = records[1].model_copy(update={"run_id": f"{records[0].run_id}-more"})
+    assert reproduce.find([*records, longer], records[0].run_id) is records[0]
+
+
+def test_the_report_of_hostile_options_stays_on_its_lines(results: Path) -> None:
+    record = Store(results).read()[0]
+    odd = record.cell.model_copy(update={"options": {**record.cell.options, "x\x1b[31m\n": "\x1b[2J\u202e\n"}})
+    text = reproduce.report(record, record.model_copy(update={"cell": odd}))
+    assert all(line.isprintable() for line in text.split("\n"))
 
 
 @pytest.mark.parametrize(

@@ -155,8 +155,8 @@ def test_a_matrix_says_after_each_cell_how_far_it_is(vltune: Run, capsys: pytest
     assert said() == []
     assert vltune("--seeds", "0,1,2") == 0
     first, second, third = said()
-    assert (first, third) == ("1 of 3 done", "3 of 3 done")
-    assert re.fullmatch(r"2 of 3 done; about \d+ s left", second)
+    assert (first, third) == ("1 of 3 done, 1 running", "3 of 3 done")
+    assert re.fullmatch(r"2 of 3 done, 1 running; about \d+ s left", second)
 
 
 def test_a_failing_cell_is_recorded_and_the_others_go_on(
@@ -164,7 +164,7 @@ def test_a_failing_cell_is_recorded_and_the_others_go_on(
 ) -> None:
     assert vltune("--set", "train.lr=1e30", "--epochs", "5", methods="memvp,frozen") == 1
     lines = [line for line in capsys.readouterr().out.splitlines() if " done" in line]
-    assert lines == ["0 of 2 done, 1 failed", "1 of 2 done, 1 failed"]
+    assert lines == ["0 of 2 done, 1 failed, 1 running", "1 of 2 done, 1 failed"]
     found = {record.cell.method: record for record in records(tmp_path)}
     assert found["frozen"].status == "ok"
     assert found["memvp"].status == "failed"

@@ -91,3 +91,21 @@ def test_refuses_overrides_of_another_form(item: str) -> None:
 def test_refuses_a_field_set_twice() -> None:
     with pytest.raises(UsageError, match="a.x is set twice; keep one"):
         settings.parse_overrides(["a.x=1", "a.x=2"])
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("rank", "did you mean 'lora_rank' or 'mwa_rank'?"),
+        ("RANK ", "did you mean 'lora_rank' or 'mwa_rank'?"),
+        ("Slots M", "did you mean 'slots'?"),
+        ("scal", "did you mean 'scale'?"),
+        ("slosts", "did you mean 'slots'?"),
+        ("s", "known: lora_rank, mwa_rank, slots, scale, a, ab, abc, abcd"),
+        ("", "known: lora_rank, mwa_rank, slots, scale, a, ab, abc, abcd"),
+        ("xyz", "known: lora_rank, mwa_rank, slots, scale, a, ab, abc, abcd"),
+    ],
+)
+def test_what_was_meant(name: str, said: str) -> None:
+    known = ["lora_rank", "mwa_rank", "slots", "scale", "a", "ab", "abc", "abcd"]
+    assert settings.suggest(name, known, {"slots": "Slots M"}) == said

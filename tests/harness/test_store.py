@@ -175,6 +175,21 @@ def test_a_malformed_record_is_named(tmp_path: Path) -> None:
         Store(tmp_path).read()
 
 
+def test_two_records_with_one_id_are_refused(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    one = store.append(make(STARTS[0]), [{"id": "1"}])
+    other = store.append(make(STARTS[0], method="lora"), [{"id": "2"}])
+    with pytest.raises(RecordError, match=f"both hold run id {STARTS[0]}; 'vltune results check") as caught:
+        Store(tmp_path).read()
+    assert str(one) in str(caught.value)
+    assert str(other) in str(caught.value)
+    other.unlink()
+    assert [record.cell.method for record in Store(tmp_path).read()] == ["memvp"]
+    one.with_name("copy.json").write_bytes(one.read_bytes())
+    with pytest.raises(RecordError, match="both hold run id"):
+        Store(tmp_path).find(make().cell)
+
+
 def test_find_gives_the_latest_run_that_settled_the_cell(tmp_path: Path) -> None:
     store = Store(tmp_path)
     cell = make().cell

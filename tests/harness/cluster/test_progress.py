@@ -34,7 +34,7 @@ def test_what_is_left_is_shared_by_those_that_run(tmp_path: Path, clock: list[fl
     clock[0] += 30
     course.begin(3)
     course.end(3, "ok")
-    assert said == ["1 of 6 done", "2 of 6 done; about 60 s left"]
+    assert said == ["1 of 6 done", "2 of 6 done, 1 running; about 60 s left"]
     assert course.running == 1
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from harness import published
-from harness.report import write
+from harness.report import render
 from harness.store import Store
 from tests.harness.report.chromium import CHROMIUM, DRIVER, MISSING, Browser
 from tests.harness.report.hostile import HOSTILE, hostile_folder
@@ -41,7 +41,9 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     fill(root, methods=METHODS, steps=2000)
     fill_questions(root, data, methods=METHODS)
     papers = published.read(Path(published.__file__).parents[1] / "results" / "published")
-    write(Store(root).read(), root, root / "report.html", data_roots=[data], published=papers)
+    (root / "report.html").write_text(
+        render(Store(root).read(), root, data_roots=[data], published=papers), encoding="utf-8"
+    )
     return root / "report.html"
 
 
@@ -225,7 +227,7 @@ def test_the_page_of_a_run_draws_its_loss_as_it_was_and_smoothed(browser: Browse
 
 def test_a_run_without_a_curve_says_why(browser: Browser, tmp_path: Path) -> None:
     records = fill(tmp_path, methods=["a"], seeds=(0,))
-    write(records, tmp_path, tmp_path / "report.html")
+    (tmp_path / "report.html").write_text(render(records, tmp_path), encoding="utf-8")
     browser.open(tmp_path / "report.html", hash=f"#run-{records[0].run_id}")
     until(lambda: browser.all("dialog[open]"))
     assert "No learning curve: no loss of each step was saved" in browser.one("dialog").text
@@ -276,7 +278,7 @@ def test_nothing_is_cut_off(browser: Browser, report: Path, width: int) -> None:
 
 def test_hostile_text_is_shown_and_does_nothing(browser: Browser, tmp_path: Path) -> None:
     root = hostile_folder(tmp_path, hostile=True)
-    write(Store(root).read(), root, tmp_path / "report.html")
+    (tmp_path / "report.html").write_text(render(Store(root).read(), root), encoding="utf-8")
     browser.open(tmp_path / "report.html")
     browser.run("document.querySelectorAll('details').forEach((e) => { e.open = true; })")
     drawn_plot(browser)

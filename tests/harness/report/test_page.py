@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.report import render, write
+from harness.report import render
 from harness.report.page import page
 from harness.store import Store
 from harness.tables import tables
@@ -91,7 +91,7 @@ def test_methods_that_cannot_be_told_apart_from_the_best_are_bold(tmp_path: Path
         "frozen": False,
     }
     assert "cannot be told apart from it on these examples (exact McNemar test" in section.grid.legend
-    assert "would have shown with 80 % power" in section.grid.legend
+    assert "Minimum detectable difference: about 11.6 percentage points (80 % power)" in section.grid.legend
 
 
 def test_right_and_wrong_are_told_of_choices_only_and_where_they_are_unknown_why(tmp_path: Path) -> None:
@@ -146,11 +146,39 @@ def test_nothing_to_show_is_said() -> None:
     assert "No runs to compare." in render([], None)
 
 
-def test_write_replaces_the_file(tmp_path: Path) -> None:
-    out = tmp_path / "report.html"
-    out.write_text("old", encoding="utf-8")
-    write([make(1)], None, out)
-    assert out.read_text(encoding="utf-8") == render([make(1)], None)
+def test_mean_ranks_over_tasks_stand_on_the_page(tmp_path: Path) -> None:
+    records = fill(tmp_path, methods=["a", "b", "frozen"])
+    [ranking] = page(records, Store(tmp_path), []).rankings
+    assert ranking.heads == ["Method", "Mean rank", "coco_caption · mini", "retrieval · mini"]
+    # Later methods of these records speak better and find less.
+    assert [(label, cells[1:]) for label, _, cells in ranking.rows] == [
+        ("a", ["2.00", "1.00"]),
+        ("b", ["1.00", "2.00"]),
+    ]
+    assert "Overall · mini" in render(records, tmp_path)
+    assert "Overall · mini" not in render([r for r in records if r.cell.task == "retrieval"], tmp_path)
+
+
+def test_of_too_many_runs_the_first_seeds_in_tables_have_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    records = fill(tmp_path, methods=["a", "b", "frozen"], seeds=(0, 1), steps=20)
+    late = make(0, method="a", task="retrieval", status="failed", reason="x")
+    monkeypatch.setattr("harness.report.page.MOST_PAGES", 7)
+    found = page([*records, late], Store(tmp_path), [])
+    shown = [record for record in records if record.run_id in found.runs]
+    assert (len(found.runs), found.count, set(found.curves)) == (7, 13, set(found.runs))
+    assert len({(record.cell.method, record.cell.task) for record in shown if record.cell.seed == 0}) == 6
+    text = render([*records, late], tmp_path)
+    assert "7 of 13 runs, taken from those that the tables count" in text
+    links = re.findall(r'href="#run-([^"]+)"', text)
+    assert set(links) == set(found.runs)
+
+
+def test_the_scores_of_a_run_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    records, store, read = fill(tmp_path, methods=["a", "b"], seeds=(0,)), Store(tmp_path), []
+    rows = Store.rows
+    monkeypatch.setattr(Store, "rows", lambda *given: [read.append(given[1].run_id), rows(*given)][1])
+    page(records, store, [])
+    assert sorted(read) == sorted(record.run_id for record in records)
 
 
 @pytest.mark.slow
