@@ -322,7 +322,7 @@ def data_check(args: argparse.Namespace) -> int:
 
 def _checked_task(args: argparse.Namespace) -> tasks.Task:
     """The task of `data check`, with what `--set` says of it."""
-    _check_task(args.task)
+    _of_task(args.task, [])
     if odd := [scope for scope in parse_overrides(args.set) if scope != args.task]:
         raise UsageError(f"--set {odd[0]}: data check reads {args.task} alone; drop this --set")
     from harness import plan

@@ -21,6 +21,8 @@ PLACEHOLDERS = {
     "results/plans/NAME.toml": "results/plans/mini.toml",
 }
 FOLDERS = ("DIR", "FOLDER")
+FILES = ("beit3_base.pth", "beit3.spm")
+"""Of the reader's own, which a plan looks for."""
 ANY_CELL = ["--methods", "ademvl", "--task", "scienceqa"]
 """What the three dots of a command leave out."""
 NAMES = ("run", "reproduce")
@@ -79,5 +81,7 @@ def _runs(args: argparse.Namespace, words: Sequence[str]) -> list[argparse.Names
 
 def _words(command: str, folder: Path) -> list[str]:
     words = [PLACEHOLDERS.get(word, word) for word in shlex.split(command, comments=True)]
-    words = [str(folder) if word in FOLDERS else word for word in words]
+    for name in set(words) & set(FILES):
+        (folder / name).touch()
+    words = [str(folder / word) if word in FILES else str(folder) if word in FOLDERS else word for word in words]
     return [part for word in words for part in (ANY_CELL if word == "..." else [word])]

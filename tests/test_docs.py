@@ -18,6 +18,7 @@ import tasks
 from harness import cli, params, plan, recipes, settings
 from harness.record import METERS
 from methods.mwa import CHOICES
+from tasks.io.picture_task import PictureTask
 from tests.commands import blocks, commands, prose, understand
 
 ROOT = Path(__file__).parents[1]
@@ -158,18 +159,25 @@ def test_what_tune_may_search() -> None:
         assert set(re.findall(r"`\w+`", said)) == searched
 
 
-SHARED = [field.name for field in dataclasses.fields(tasks.Task)]
+COMMON = {field.name: field for field in dataclasses.fields(PictureTask)}
+SHARED = ("split", "overlong", "folder")
 
 
 @pytest.mark.parametrize("name", tasks.names())
 def test_options_of_a_task(name: str) -> None:
     cls = tasks.load(name)
     fields = {field.name: field for field in dataclasses.fields(cls)}
-    own = [field for field in fields.values() if field.name not in SHARED]
+    # What a task changes of the shared options stands in its own table too.
+    own = [
+        field for field in fields.values() if field.name not in SHARED or field.default != COMMON[field.name].default
+    ]
     shared = table(section(page("tasks.md"), "What all tasks share"), "option")
     rows = table(section(page("tasks.md"), name), "option")
-    check_defaults(shared, cls, [fields[field] for field in SHARED], "option")
-    check_defaults(rows, cls, own, "option")
+    check_defaults(shared, cls, [COMMON[field] for field in SHARED], "option")
+    by_name = {row["option"].strip("`"): row for row in rows}
+    assert len(by_name) == len(rows)
+    assert by_name.keys() == {field.name for field in own}
+    check_defaults([by_name[field.name] for field in own], cls, own, "option")
     hints, uniform = typing.get_type_hints(cls), recipes.protocol("uniform").tasks[name]
     for row in (*shared, *rows):
         field = fields[row["option"].strip("`")]
@@ -196,7 +204,7 @@ def test_options_of_the_training() -> None:
 @pytest.mark.parametrize("backbone", ["mini", "llama-7b", "llama-13b", "beit3-base", "beit3-large"])
 def test_parameters(backbone: str) -> None:
     args = cli.parse(["params", "--methods", "all", "--backbone", backbone])
-    counted = params.count(plan.build_methods(args), plan.backbone_spec(args, weights="random"))
+    counted = params.count(plan.build_methods(args), plan.backbone_spec(args, shapes=True))
     said = {row["method"]: row[backbone] for row in table(section(page("methods.md"), "Parameters"), "method")}
     expected = {f"`{row['method']}`": row["trainable_params"] for row in counted}
     assert said == {name: NOTHING if count is None else f"{count:,}" for name, count in expected.items()}
