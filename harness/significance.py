@@ -200,14 +200,21 @@ def _resampled_means(
     of = np.fromiter((number[name] for name in clusters), np.intp, len(values))
     sums, sizes = np.bincount(of, weights=values), np.bincount(of)
     weights = _kept_weights if len(number) * resamples <= _MOST_KEPT else _weights
-    parts = map(np.float64, weights(len(number), resamples, seed))
+    parts = (part.astype(np.float64, copy=False) for part in weights(len(number), resamples, seed))
+    if (sizes == sizes[0]).all():
+        # Every resample then has as many examples as there are.
+        return np.concatenate([part @ sums for part in parts]) / len(values), len(number)
     return np.concatenate([(part @ sums) / (part @ sizes) for part in parts]), len(number)
 
 
 @functools.lru_cache(maxsize=1)
-def _kept_weights(clusters: int, resamples: int, seed: int) -> list[NDArray[np.uint16]]:
-    """As `_weights`; the methods of a table have the same clusters, and drawing takes longer than all else."""
-    return list(_weights(clusters, resamples, seed))
+def _kept_weights(clusters: int, resamples: int, seed: int) -> list[NDArray[Any]]:
+    """As `_weights`; the methods of a table have the same clusters, and drawing takes longer than all else.
+
+    A few are kept as they are multiplied, which takes four times the memory.
+    """
+    drawn = _weights(clusters, resamples, seed)
+    return [part.astype(np.float64) for part in drawn] if clusters * resamples <= _MOST_KEPT // 16 else list(drawn)
 
 
 def _weights(clusters: int, resamples: int, seed: int) -> Iterator[NDArray[np.uint16]]:
