@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -20,7 +21,7 @@ from tasks import Example, Prediction, Task
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Concluded predictions in the order of the examples, and the time spent in predicting alone.
+    """Concluded predictions in the order of the examples, and the time spent in predicting alone, in both rounds.
 
     `halved`: the batch sizes that were fallen back to where memory ran out.
     """
@@ -43,7 +44,7 @@ def evaluate(
     kept: KeptAnswers | None = None,
     ranks: Ranks = ALONE,
 ) -> Evaluation:
-    """Predict every example; batches hold texts of similar length so that little padding is computed.
+    """Predict every example, then those that the task asks for in a second round.
 
     Batches that `kept` has are not predicted again; the others go there. Of several `ranks` each predicts every so
     manieth batch, and all get all answers.
@@ -51,11 +52,42 @@ def evaluate(
     Raises:
         RuntimeError: an example was answered twice, or by nobody.
     """
+    total = Stopwatch(model.device)
+    ask = functools.partial(_round, model, task, accelerator=accelerator, batch_size=batch_size, kept=kept, ranks=ranks)
+    first = ask(examples, label=label)
+    further = task.follow_up(first.predictions, examples)
+    second = ask(further, label=f"{label}, second round") if further else _Round([], 0.0, [])
+    concluded = task.conclude([*first.predictions, *second.predictions], examples)
+    predict_ms, halved = first.predict_ms + second.predict_ms, [*first.halved, *second.halved]
+    return Evaluation(concluded, predict_ms, total.ms() / 1e3, halved)
+
+
+@dataclass(frozen=True)
+class _Round:
+    """The predictions of some examples in their order, as in `Evaluation`."""
+
+    predictions: list[Prediction]
+    predict_ms: float
+    halved: list[int]
+
+
+def _round(
+    model: Backbone,
+    task: Task,
+    examples: Sequence[Example],
+    *,
+    accelerator: Accelerator,
+    batch_size: int,
+    label: str,
+    kept: KeptAnswers | None,
+    ranks: Ranks,
+) -> _Round:
+    """Predict every example; batches hold texts of similar length so that little padding is computed."""
     lengths = [model.text_length(prompt, None) for prompt, _ in task.texts(examples, train=False)]
     by_length = sorted(range(len(examples)), key=lambda i: (-lengths[i], examples[i].id))
     predictions: dict[int, Prediction] = {}
     halved: list[int] = []
-    predict_ms, total, watch = 0.0, Stopwatch(model.device), Stopwatch(model.device)
+    predict_ms, watch = 0.0, Stopwatch(model.device)
     starts = range(0, len(examples), batch_size)[ranks.rank :: ranks.count]
     for start in progress(starts, total=len(starts), label=label, units="batches"):
         indices = by_length[start : start + batch_size]
@@ -71,7 +103,7 @@ def evaluate(
         predictions.update(zip(indices, answers, strict=True))
     ordered = _of_all(ranks.gather(predictions), len(examples))
     halved = [size for sizes in ranks.gather(halved) for size in sizes]
-    return Evaluation(task.conclude(ordered, examples), ranks.total(predict_ms), total.ms() / 1e3, halved)
+    return _Round(ordered, ranks.total(predict_ms), halved)
 
 
 def _of_all(parts: Sequence[dict[int, Prediction]], count: int) -> list[Prediction]:

@@ -109,7 +109,8 @@ class VLModel(ABC):
 
     `offers` names the sites: of a decoder `llm.input`, `llm.ffn`, `llm.block`, `llm.linear`, `llm.weights`,
     `vision.ffn`, `vision.cls`, `vision.weights`; of an encoder of both modalities `encoder.ffn`, `encoder.block`,
-    `encoder.linear`, `encoder.weights`. What a task needs is among them too: `decode` (token by token), `embed`.
+    `encoder.linear`, `encoder.weights`. What a task needs is among them too: `decode` (token by token), `embed`, and
+    `embed.fused` where `embed` reads an image and a text of the same row together.
     `kernels` says which implementation of a shared operation a method is to call.
     """
 

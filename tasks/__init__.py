@@ -199,8 +199,23 @@ class Task(ABC):
     def predict(self, model: Model, batch: Any, examples: Sequence[Example]) -> list[Prediction]:
         """One prediction per example; depends on that example alone."""
 
+    def follow_up(self, predictions: Sequence[Prediction], examples: Sequence[Example]) -> list[Example]:
+        """What is to be predicted in a second round, once the predictions of all examples are there, in their order.
+
+        These examples are batched and given to `predict` as any others, in batches of their own.
+        """
+        return []
+
     def conclude(self, predictions: Sequence[Prediction], examples: Sequence[Example]) -> list[Prediction]:
-        """What is recorded and scored, once all predictions are there; a task that ranks examples does it here."""
+        """What is recorded and scored, once all predictions are there; a task that ranks examples does it here.
+
+        Args:
+            predictions: of the examples, and then of those that `follow_up` asked for, if any.
+            examples: of the first round.
+
+        Returns:
+            One for each of these examples.
+        """
         return list(predictions)
 
     @abstractmethod

@@ -55,7 +55,7 @@ class DecoderModel(Backbone):
         self.embed_width = llm.config.hidden_size
         self.offers = frozenset(
             {"llm.input", "llm.ffn", "llm.block", "llm.linear", "llm.weights", "vision.ffn", "vision.weights"}
-            | {"decode", "embed"}
+            | {"decode", "embed", "embed.fused"}
         )
         if vision.has_cls:
             self.offers |= {"vision.cls"}

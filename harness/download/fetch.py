@@ -182,7 +182,8 @@ class _Fetch:
                 fix = "check the connection, or name a mirror with --base-url"
                 raise self.failed(f"cannot be reached ({_said(cause)}); {fix}") from None
             if isinstance(cause, http.client.InvalidURL) or not isinstance(cause, OSError | http.client.HTTPException):
-                raise self.failed(f"is or leads to no address that can be asked ({_said(cause)}); {self._by_hand()}") from None
+                what = f"is or leads to no address that can be asked ({_said(cause)})"
+                raise self.failed(f"{what}; {self._by_hand()}") from None
             raise _BrokenOff(f"does not answer ({_said(cause)})") from None
 
     def _version(self, answer: http.client.HTTPResponse, start: int) -> _Version:

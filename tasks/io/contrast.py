@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -27,6 +27,7 @@ class Heads(nn.Module):
         self.vision_head = nn.Linear(embed_width, width, bias=False)
         self.language_head = nn.Linear(embed_width, width, bias=False)
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / temperature)))
+        self.match_head: nn.Linear | None = None
         nn.init.orthogonal_(self.vision_head.weight)
         with torch.no_grad():
             self.language_head.weight.copy_(self.vision_head.weight)
@@ -41,6 +42,22 @@ class Heads(nn.Module):
         heads.language_head.weight = nn.Parameter(tensors["language_head.weight"].detach().clone())
         heads.logit_scale = nn.Parameter(tensors["logit_scale"].detach().clone())
         return heads.requires_grad_(False)
+
+    def with_match(self, embed_width: int) -> Heads:
+        """These, with a new map from what the model makes of an image and a caption together to their match."""
+        self.match_head = nn.Linear(embed_width, 1)
+        return self
+
+    def matches(self, hidden: Float[Tensor, "N D"]) -> Float[Tensor, "N"]:
+        """The log-odds that image and caption belong together.
+
+        Raises:
+            ValueError: there is no such head.
+        """
+        if self.match_head is None:
+            raise ValueError("these heads have none for matches: they were made without rerank")
+        with torch.autocast(hidden.device.type, enabled=False):
+            return self.match_head(hidden.to(self.match_head.weight.dtype)).squeeze(1)  # type: ignore[no-any-return]
 
     def images(self, hidden: Float[Tensor, "N D"]) -> Float[Tensor, "N W"]:
         """L2-normalised features of images."""
@@ -82,3 +99,25 @@ def info_nce(
         if direction != "image":
             losses.append(F.cross_entropy(logits.T, targets))
         return torch.stack(losses).mean()
+
+
+def same_image(image_ids: Sequence[str], device: torch.device) -> Bool[Tensor, "P P"]:
+    """Which pairs of a batch show the same image."""
+    numbers = {image_id: number for number, image_id in enumerate(image_ids)}
+    shown = torch.tensor([numbers[image_id] for image_id in image_ids], device=device)
+    return shown[:, None] == shown
+
+
+def hardest_captions(similarities: Float[Tensor, "P P"], same: Bool[Tensor, "P P"]) -> list[int | None]:
+    """For the image of each pair the pair whose caption is most similar to it and of another image; None if none is."""
+    nearest = similarities.detach().masked_fill(same, -torch.inf).argmax(dim=1).tolist()
+    return [None if none else pair for pair, none in zip(nearest, same.all(dim=1).tolist(), strict=True)]
+
+
+def matching_loss(right: Float[Tensor, "P"], wrong: Float[Tensor, "N"]) -> Float[Tensor, ""]:
+    """Mean binary cross-entropy of the log-odds of pairs that belong together, and of pairs that do not.
+
+    Source: the image-text matching of ALBEF and BLIP, there with a negative for each caption too.
+    """
+    logits = torch.cat([right, wrong])
+    return F.binary_cross_entropy_with_logits(logits, torch.cat([torch.ones_like(right), torch.zeros_like(wrong)]))

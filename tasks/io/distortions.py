@@ -19,10 +19,10 @@ Distortion = Callable[[Image.Image, int], Image.Image]
 
 
 def distort(picture: Image.Image, rng: Random) -> Image.Image:
-    """Two of ten operations. At this strength three leave a picture as it is: the factor of brightness and sharpness is 1.
+    """Two of ten operations, of which three do nothing at this strength: the factor of brightness and sharpness is 1.
 
-    Source: RandomAugment(2, 5) of ADEM-VL's util/randaugment.py, which is BLIP's. Deviations: Pillow instead of OpenCV, so
-    that pixels between others differ by rounding; another generator.
+    Source: RandomAugment(2, 5) of ADEM-VL's util/randaugment.py, which is BLIP's. Deviations: Pillow instead of OpenCV,
+    whose interpolation rounds otherwise; another generator.
     """
     for operation in rng.choices(_OPERATIONS, k=DRAWN):
         if rng.random() < 0.5:

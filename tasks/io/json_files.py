@@ -11,7 +11,7 @@ from typing import Any
 from tasks import DataError
 
 MOST_BYTES = 200 * 10**6
-"""Of one file; the largest official one, dataset_coco.json, has some 150 million, and takes five times that in memory."""
+"""Of one file. The largest official one, dataset_coco.json, has some 150 million, and in memory several times that."""
 
 _AGAIN = "the file may be cut off or edited by hand; fetch it again"
 _HALF = re.compile(r"\\u[dD][89a-fA-F]")
@@ -35,8 +35,9 @@ def read_value(path: Path) -> Any:
     """What a JSON file holds; UTF-8, with or without a byte order mark.
 
     Raises:
-        DataError: missing or unreadable file, more than `MOST_BYTES`, not UTF-8, malformed JSON (line and column), values nested too deep, a
-            number of thousands of digits, or half a surrogate pair, which no other file and no tokenizer takes.
+        DataError: missing or unreadable file, more than `MOST_BYTES`, not UTF-8, malformed JSON (line and column),
+            values nested too deep, a number of thousands of digits, or half a surrogate pair, which no other file and
+            no tokenizer takes.
     """
     try:
         if (size := path.stat().st_size) > MOST_BYTES:

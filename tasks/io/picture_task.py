@@ -71,7 +71,7 @@ class CaptionTask(PictureTask):
 
     augment: str = setting(
         "none",
-        "training pictures as they are, or cropped to 50-100 % of their area and flipped at random; `rand`: RandAugment too",
+        "training pictures as they are, or cropped to 50-100 % of their area and flipped at random, then RandAugment",
         choices=AUGMENTATIONS,
         source="MultiWay-Adapter's datasets.py; with RandAugment ADEM-VL's util/coco_karpathy_dataset.py",
     )

@@ -22,6 +22,11 @@ class Item(CaptionedImage):
 
 
 @dataclass(frozen=True)
+class Match(Item):
+    """An image beside a caption that may be another's; how well they match is to be said. `image_id` is the image's."""
+
+
+@dataclass(frozen=True)
 class Candidates:
     """Images and captions that are ranked among each other; `owner` is the place of each caption's image."""
 
@@ -46,6 +51,16 @@ def ranked_items(images: Sequence[CaptionedImage]) -> list[Item]:
         for place, image in enumerate(images)
     ]
     return [*whole, *(replace(pair, image=None) for pair in training_pairs(images))]
+
+
+def match_id(image: Item, caption: Item) -> str:
+    """The id of the two as a `Match`."""
+    return f"{image.id}|{caption.id}"
+
+
+def match_of(image: Item, caption: Item) -> Match:
+    """The two beside each other."""
+    return Match(match_id(image, caption), image.image, caption.captions, image.image_id, fold=image.fold)
 
 
 def candidates(items: Sequence[Item], *, by_fold: bool) -> list[Candidates]:

@@ -102,6 +102,23 @@ def test_every_method_ends_alike_on_one_two_and_four_ranks(
 
 
 @pytest.mark.slow
+def test_two_stages_of_retrieval_end_alike_on_two_ranks(
+    data: Path, tiny_folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    what = ["--methods", "memvp", "--task", "retrieval", "--set", "retrieval.rerank=3", "--batch-size", "7"]
+    ends = []
+    for ranks in (1, 2):
+        results = tmp_path / str(ranks)
+        done = run(arguments(tiny_folders, results, data, *what, *fields("memvp")), ranks)
+        assert done.returncode == 0, done.stdout + done.stderr
+        [record] = records(results).values()
+        ends.append((record.metrics, answers(results, record), (Store(results).samples(record) or {})["train_loss"]))
+    alone, on_two = ends
+    assert on_two[:2] == alone[:2]
+    assert on_two[2] == pytest.approx(alone[2], rel=1e-5)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["full", "lora", "mwa"])
 def test_fsdp2_trains_and_saves_the_same_tensors(
     method: str, data: Path, tiny_folders: tuple[Path, Path], tmp_path: Path

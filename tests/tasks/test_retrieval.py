@@ -19,9 +19,9 @@ import methods
 import tasks
 from methods import Attachment
 from tasks import DataError, Example, Prediction, Task
-from tasks.io.retrieval_items import Item, candidates, ranked_items
+from tasks.io.retrieval_items import Item, candidates, match_of, ranked_items
 from tasks.mini import pairs as mini_pairs
-from tasks.retrieval import Embedded, Pairs, Ranked
+from tasks.retrieval import Embedded, Matched, Pairs, Ranked
 from tests.tiny_beit3 import tiny_beit3
 
 if TYPE_CHECKING:
@@ -158,6 +158,7 @@ def test_refuses_examples_of_another_task() -> None:
         ("image_norm", "clipp", r"image_norm cannot be 'clipp'; did you mean 'clip'\?"),
         ("same_image_negatives", "yes", r"same_image_negatives cannot be 'yes'; known: False, True"),
         ("width", 0, "width must be at least 1, got 0"),
+        ("rerank", -1, "rerank must be at least 0, got -1"),
         ("temperature", 0.0, "temperature must be above 0, got 0.0"),
         ("image_prompt", " ", "image_prompt must not be blank"),
         ("holdout", 0.5, "holdout must be from 0 to below 0.5, got 0.5"),
@@ -295,6 +296,71 @@ def test_captions_and_images_need_each_other(root: Path) -> None:
         candidates(items[1:], by_fold=False)
     with pytest.raises(ValueError, match=r"image '16' has no caption among the examples \(12 such images\)"):
         candidates(items[:12], by_fold=False)
+
+
+# The second stage -----------------------------------------------------------------------------------------------
+
+
+def noisy(items: Sequence[Example], scale: float = 2.0) -> Tensor:
+    generator = torch.Generator().manual_seed(3)
+    return F.normalize(one_hot(items) + scale * torch.randn(len(items), 12, generator=generator), dim=-1)
+
+
+def matched(pairs: Sequence[Example], score: Any) -> list[Prediction]:
+    return [Matched(pair.id, "", match=score(pair)) for pair in pairs]
+
+
+def ranks(predictions: Sequence[Prediction]) -> dict[str, int]:
+    return {prediction.id: prediction.rank for prediction in predictions if isinstance(prediction, Ranked)}
+
+
+def belong(pair: Example) -> float:
+    image, _, caption = pair.id.partition("|")
+    return float(caption.startswith(f"{image}#"))
+
+
+def test_without_rerank_there_is_one_stage(root: Path) -> None:
+    task, examples = load(root)
+    assert task.follow_up(embedded(examples, one_hot(examples)), examples) == []
+    assert task.needs == {"embed"}
+
+
+def test_the_second_stage_ranks_the_first_candidates_anew(root: Path) -> None:
+    (plain, examples), (task, _) = load(root), load(root, rerank=4)
+    assert task.needs == {"embed", "embed.fused"}
+    first = embedded(examples, noisy(examples))
+    before = ranks(plain.conclude(first, examples))
+    assert {1, 4} < set(before.values())
+    assert max(before.values()) > 4
+    pairs = task.follow_up(first, examples)
+    assert 12 * 4 < len(pairs) <= 12 * 4 + 36 * 4
+    assert len({pair.id for pair in pairs}) == len(pairs)
+    right = ranks(task.conclude([*first, *matched(pairs, belong)], examples))
+    assert right == {id: 1 if rank <= 4 else rank for id, rank in before.items()}
+    wrong = ranks(task.conclude([*first, *matched(pairs, lambda pair: -belong(pair))], examples))
+    assert all(2 <= wrong[id] <= 4 if rank <= 4 else wrong[id] == rank for id, rank in before.items())
+    texts = dict(zip((pair.id for pair in pairs), task.texts(pairs, train=False), strict=True))
+    image, caption = pairs[0].id.split("|")
+    assert texts[pairs[0].id] == (f"A picture {caption[:2]}, seen {caption[-1]} times .", "")
+    assert pairs[0].image == root / f"{image}.png"
+
+
+def test_each_candidate_needs_a_match(root: Path) -> None:
+    task, examples = load(root, rerank=2)
+    first = embedded(examples, one_hot(examples))
+    pairs = task.follow_up(first, examples)
+    with pytest.raises(ValueError, match=r"no prediction for '\d+\|\d+#\d', which the second stage needs"):
+        task.conclude([*first, *matched(pairs[1:], belong)], examples)
+
+
+def test_the_second_stage_stays_within_the_fold() -> None:
+    items = [
+        dataclasses.replace(item, fold=int(item.image_id) // 12)
+        for item in ranked_items([Item(str(n), Path("x"), ("a",), str(n)) for n in range(24)])
+    ]
+    task = tasks.get("retrieval", protocol="coco-1k", rerank=3)
+    pairs = task.follow_up(embedded(items, one_hot(items)), items)
+    assert {int(pair.id.split("|")[0]) // 12 == int(pair.id.split("|")[1][:-2]) // 12 for pair in pairs} == {True}
 
 
 # With models ---------------------------------------------------------------------------------------------------
@@ -467,6 +533,100 @@ def test_training_tells_pairs_apart(root: Path, model: Backbone) -> None:
         optimizer.step()
         losses.append(float(loss.detach()))
     assert losses[-1] < 0.4 * losses[0]
+
+
+def fused_model(tiny_model: DecoderModel, task: Task) -> None:
+    attachment = methods.get("memvp", slots=20, scale=1.0, image_scale=1.0).attach(tiny_model, 0)
+    randomise(attachment)
+    tiny_model.use_head(lambda: task.head(tiny_model), seed=0)
+
+
+def test_matches_are_trained_beside_the_contrast(root: Path, tiny_model: DecoderModel) -> None:
+    (plain, examples), (task, _) = load(root, "train"), load(root, "train", rerank=2)
+    fused_model(tiny_model, task)
+    heads: Any = tiny_model.head
+    batch = task.batch(tiny_model, examples, train=True)
+    similarity = heads.images(tiny_model.embed(batch.images)) @ heads.texts(tiny_model.embed(batch.texts)).T
+    for pair in range(8):
+        similarity[pair, pair // 2 * 2 : pair // 2 * 2 + 2] = -math.inf  # the captions of the same image
+    hardest = similarity.argmax(dim=1).tolist()
+    pictures = [picture for _, picture in zip(examples, batch.images.pixel_values, strict=True)]
+    terms = []
+    for chosen, target in ((range(8), 1.0), (hardest, 0.0)):
+        texts = [task.texts(examples, train=True)[place][0] for place in chosen]
+        hidden = tiny_model.embed(tiny_model.encode(texts, answers=None, images=pictures))
+        odds = heads.match_head(hidden).squeeze(1)
+        terms.append(F.binary_cross_entropy_with_logits(odds, torch.full((8,), target)))
+    expected = plain.loss(tiny_model, plain.batch(tiny_model, examples, train=True)) + sum(terms) / 2
+    loss = task.loss(tiny_model, batch)
+    torch.testing.assert_close(loss, expected)
+    loss.backward()
+    assert heads.match_head.weight.grad.abs().sum() > 0
+
+
+def test_training_tells_matches_from_mismatches(root: Path, tiny_model: DecoderModel) -> None:
+    task, examples = load(root, "train", rerank=2)
+    attachment = methods.get("lora", tokens=4, dropout=0.0).attach(tiny_model, 0)
+    tiny_model.use_head(lambda: task.head(tiny_model), seed=0)
+    assert tiny_model.head is not None
+    optimizer = torch.optim.AdamW([*tiny_model.head.parameters(), *attachment.parameters()], lr=5e-3)
+    batch = task.batch(tiny_model, examples, train=True)
+    for _ in range(120):
+        optimizer.zero_grad()
+        task.loss(tiny_model, batch).backward()
+        optimizer.step()
+    images = [item for item in examples[::2] if isinstance(item, Item)]
+    pairs = [match_of(image, item) for image in images for item in examples if isinstance(item, Item)]
+    with torch.inference_mode():
+        found = task.predict(tiny_model, task.batch(tiny_model, pairs, train=False), pairs)
+    odds = torch.tensor([one.match for one in found if isinstance(one, Matched)]).view(4, 8)
+    own = torch.tensor([[item.id[0] == image.id[0] for item in examples] for image in images])
+    assert float(odds[own].min()) > float(odds[~own].max())
+    attachment.detach()
+
+
+def test_captions_of_one_image_alone_teach_no_mismatch(root: Path, tiny_model: DecoderModel) -> None:
+    task, examples = load(root, "train", rerank=2)
+    fused_model(tiny_model, task)
+    loss = task.loss(tiny_model, task.batch(tiny_model, examples[:2], train=True))
+    assert math.isfinite(float(loss.detach()))
+
+
+def test_both_stages_from_the_harness(root: Path, tiny_model: DecoderModel, tmp_path: Path) -> None:
+    from accelerate import Accelerator
+
+    from harness.evaluate import evaluate
+    from harness.resume.answers import KeptAnswers
+
+    task, examples = load(root, rerank=3)
+    plain, _ = load(root)
+    fused_model(tiny_model, task)
+
+    def run(task: Task, size: int, kept: KeptAnswers | None = None) -> dict[str, int]:
+        accelerator = Accelerator(cpu=True)
+        found = evaluate(
+            tiny_model, task, examples, accelerator=accelerator, batch_size=size, label="test", kept=kept
+        ).predictions
+        assert [prediction.id for prediction in found] == [example.id for example in examples]
+        return ranks(found)
+
+    one, two = run(plain, 8), run(task, 8)
+    assert all((after <= 3) == (before <= 3) for before, after in zip(one.values(), two.values(), strict=True))
+    assert one != two
+    assert run(task, 5) == two  # whatever the batches
+    path = tmp_path / "answers"
+    with KeptAnswers(path, {}, task, pytest.fail) as kept:
+        assert run(task, 8, kept) == two
+    tiny_model.head = None  # from here on nothing can be predicted
+    with KeptAnswers(path, {}, task, pytest.fail) as kept:
+        assert len(kept) > 48 / 8
+        assert run(task, 8, kept) == two
+
+
+def test_a_backbone_that_reads_no_image_with_its_text_is_skipped(root: Path, tiny_model: DecoderModel) -> None:
+    task, _ = load(root, rerank=1)
+    assert task.needs - tiny_model.offers == set()
+    assert task.needs - tiny_beit3().offers == {"embed.fused"}
 
 
 @pytest.mark.parametrize("norm", ["clip", "imagenet", "backbone"])

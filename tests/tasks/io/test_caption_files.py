@@ -176,7 +176,7 @@ def test_blip_bad_entries(tmp_path: Path) -> None:
     path = tmp_path / "annotation/coco_karpathy_test.json"
     for entries, message in (
         ([{"image": "a.jpg", "caption": ["x"]}] * 2, r"image id 'a' comes more than once \(1 such ids\)"),
-        ([{"image": "a.jpg", "image_id": n, "caption": ["x"]} for n in "12"], "image: image id 'a.jpg' comes more than"),
+        ([{"image": "a.jpg", "image_id": n, "caption": ["x"]} for n in "12"], "image: image id 'a.jpg' comes more"),
         ([{"image": "a.jpg"}], "entry 0: caption is missing; it must be a text or a list of texts"),
         ([{"caption": "x"}], "entry 0: image is missing; add it"),
         ([{"image": "a.jpg", "caption": []}], r"entry 0 \(a\.jpg\): has no captions"),

@@ -51,7 +51,7 @@ def test_a_file_too_large_for_memory_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "problems.json"
     with path.open("wb") as file:
         file.truncate(10**10)  # a hole, which takes no space
-    with pytest.raises(DataError, match=r"problems\.json: has 10,000,000,000 bytes, more than 200,000,000; no official"):
+    with pytest.raises(DataError, match=r"problems\.json: has 10,000,000,000 bytes, more than 200,000,000; no"):
         read_value(path)
 
 
