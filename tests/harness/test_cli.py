@@ -24,7 +24,7 @@ IMPORT, EXPORT = (("checkpoint", way, "x.pth", "--out", "y") for way in ("import
 MISTAKES = [
     ((), "the following arguments are required: COMMAND; see 'vltune --help'"),
     (("rnu",), "invalid choice: 'rnu'"),
-    (("run", "--task", "scienceqa"), "the following arguments are required: --methods"),
+    (("run", "--task", "scienceqa"), "--methods is missing: name what to run, or give --plan FILE"),
     ((*RUN, "--epoch", "3"), "unrecognized arguments: --epoch 3"),
     ((*RUN, "--methods", "ademlv"), "unknown method 'ademlv'; did you mean 'ademvl'?"),
     ((*RUN, "--methods", "ademvl,qqq"), "unknown method 'qqq'; known: ademvl, "),

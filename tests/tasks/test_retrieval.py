@@ -19,7 +19,7 @@ import methods
 import tasks
 from methods import Attachment
 from tasks import DataError, Example, Prediction, Task
-from tasks.io.retrieval_items import Item, candidates, ranked_items
+from tasks.io.retrieval_items import Item, candidates, match_of, ranked_items
 from tasks.mini import pairs as mini_pairs
 from tasks.retrieval import Embedded, Matched, Pairs, Ranked
 from tests.tiny_beit3 import tiny_beit3
@@ -562,6 +562,27 @@ def test_matches_are_trained_beside_the_contrast(root: Path, tiny_model: Decoder
     torch.testing.assert_close(loss, expected)
     loss.backward()
     assert heads.match_head.weight.grad.abs().sum() > 0
+
+
+def test_training_tells_matches_from_mismatches(root: Path, tiny_model: DecoderModel) -> None:
+    task, examples = load(root, "train", rerank=2)
+    attachment = methods.get("lora", tokens=4, dropout=0.0).attach(tiny_model, 0)
+    tiny_model.use_head(lambda: task.head(tiny_model), seed=0)
+    assert tiny_model.head is not None
+    optimizer = torch.optim.AdamW([*tiny_model.head.parameters(), *attachment.parameters()], lr=5e-3)
+    batch = task.batch(tiny_model, examples, train=True)
+    for _ in range(120):
+        optimizer.zero_grad()
+        task.loss(tiny_model, batch).backward()
+        optimizer.step()
+    images = [item for item in examples[::2] if isinstance(item, Item)]
+    pairs = [match_of(image, item) for image in images for item in examples if isinstance(item, Item)]
+    with torch.inference_mode():
+        found = task.predict(tiny_model, task.batch(tiny_model, pairs, train=False), pairs)
+    odds = torch.tensor([one.match for one in found if isinstance(one, Matched)]).view(4, 8)
+    own = torch.tensor([[item.id[0] == image.id[0] for item in examples] for image in images])
+    assert float(odds[own].min()) > float(odds[~own].max())
+    attachment.detach()
 
 
 def test_captions_of_one_image_alone_teach_no_mismatch(root: Path, tiny_model: DecoderModel) -> None:
