@@ -315,7 +315,7 @@ def backbone_spec(args: argparse.Namespace, *, shapes: bool = False) -> Backbone
         tokenizer=args.tokenizer,
         weights=_weights(args, shapes=shapes),
         text_tokens=getattr(args, "text_tokens", None),
-        image_size=args.image_size,
+        image_size=getattr(args, "image_size", None),
     )
     check_backbone(spec, shapes=shapes)
     return spec
