@@ -7,7 +7,7 @@ import dataclasses
 import os
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NoReturn
@@ -15,27 +15,31 @@ from typing import NoReturn
 import torch
 
 from harness import backbones, example_scores, isolation, space, tensorboard, tune
+from harness.checkpoints import CheckpointError
 from harness.choices import Choices
-from harness.columns import visible
 from harness.measure import Outcome, measure
 from harness.plan import CellPlan, Plan
 from harness.prepare import TaskData
 from harness.ranks import lost
-from harness.recording import append, headline
+from harness.recording import append, headline, saved, sweep
 from harness.resume import keeper as keeping
 from harness.resume.claims import Claim, Claims, Title
 from harness.resume.keeper import Keeper
 from harness.space import Tuned
-from harness.store import Store
+from harness.store import Store, StoreError, ended
 from harness.tensorboard import Board
 from harness.train import DivergedError, Step
-from harness.workbench import Bench, Ending, Ready, identity, key, say, title
+from harness.workbench import Bench, Ending, Ready, identity, is_unread, key, say, say_elsewhere, title
 from methods.kernels import Kernels
 
 ELSEWHERE = "elsewhere"
 ALIKE = (KeyboardInterrupt, DivergedError)
 """What ends a cell on every rank at the same step."""
 INTERRUPTION = "stopped by the user (Ctrl-C or SIGTERM)"
+FATAL = (StoreError, CheckpointError, BrokenPipeError)
+"""What no cell is to blame for: nothing can be written any more, or nobody reads what is said."""
+TURN_S = 0.5
+"""Between the ranks that would each record one error, which may be the same on all; the first one does."""
 
 
 def run(
@@ -45,39 +49,69 @@ def run(
 
     `quiet`: it was said before that another process runs it.
     """
-    claim = Claims(bench.plan.results).take(key(bench, cell))
-    if not isinstance(claim, Claim):
-        if not quiet:
-            who = visible(f"process {claim.get('pid')} on {claim.get('host')}")
-            say(f"{title(bench, cell, number)}: left to {who}, which runs it")
-        return cell, ELSEWHERE
+    claims, ours = Claims(bench.plan.results), list[Claim]()
     try:
-        return _claimed(dataclasses.replace(bench, title=claim.title), choices, cell, ready, number)
+        for name in _to_claim(bench, choices, cell, ready):
+            claim = claims.take(name)
+            if not isinstance(claim, Claim):
+                if not quiet:
+                    say_elsewhere(title(bench, cell, number), claim)
+                return cell, ELSEWHERE
+            ours.append(claim)
+        bench = dataclasses.replace(bench, title=ours[0].title)
+        return _claimed(bench, choices, cell, ready, number, taken_over=ours[0].taken_over)
     finally:
-        claim.release()
+        for claim in ours:
+            claim.release()
 
 
-def _claimed(bench: Bench, choices: Choices | None, cell: CellPlan, ready: Ready, number: str) -> tuple[CellPlan, str]:
-    """Tune a cell where the plan says so, then run it."""
-    if bench.plan.fresh:
-        _keeper(bench, cell, ready, number).forget()
-    if choices is not None and ready.skip is None and space.ranges(cell):
+def _to_claim(bench: Bench, choices: Choices | None, cell: CellPlan, ready: Ready) -> Iterator[str]:
+    """The cell; and what is to be chosen for all seeds, which becomes known with the record of the first of them."""
+    yield (own := key(bench, cell))
+    if choices is not None and _is_tuned(choices, cell, ready):
+        first = _first_seed(bench, cell)
+        if (of := key(bench, first)) != own and choices.made(first, of) is None:
+            yield of
+
+
+def _is_tuned(choices: Choices | None, cell: CellPlan, ready: Ready) -> bool:
+    return choices is not None and ready.skip is None and bool(space.ranges(cell))
+
+
+def _first_seed(bench: Bench, cell: CellPlan) -> CellPlan:
+    return dataclasses.replace(cell, seed=bench.plan.cells[0].seed)
+
+
+def _claimed(
+    bench: Bench, choices: Choices | None, cell: CellPlan, ready: Ready, number: str, *, taken_over: bool
+) -> tuple[CellPlan, str]:
+    """Tune a cell where the plan says so, then run it; first clear up where its last owner was killed."""
+    failed = None
+    if choices is not None and _is_tuned(choices, cell, ready):
         before = cell
         cell, failed = _tuned(bench, choices, before, number)
         cells = tuple(cell if other is before else other for other in bench.plan.cells)
         bench = dataclasses.replace(bench, plan=dataclasses.replace(bench.plan, cells=cells))
-        if failed is not None:
-            return cell, append(bench, cell, ready, datetime.now(UTC), number, failed)
+    if taken_over:
+        sweep(bench, cell)
+    if bench.plan.fresh:
+        keeper_of(bench, cell, ready, number).forget()
+    if failed is not None:
+        return cell, append(bench, cell, ready, datetime.now(UTC), number, failed)
     return cell, (_apart if bench.plan.isolate else _cell)(bench, cell, ready, number)
 
 
 def _tuned(bench: Bench, choices: Choices, cell: CellPlan, number: str) -> tuple[CellPlan, Ending | None]:
     """The cell with what was chosen for its method and task, at the first seed for all; its ending if there is none."""
-    first = dataclasses.replace(cell, seed=bench.plan.cells[0].seed)
+    first = _first_seed(bench, cell)
     of = key(bench, first)
     try:
         choice = choices.choose(first, of, label=f"{title(bench, first, number)}: tuning")
-    except (KeyboardInterrupt, Exception) as error:  # noqa: BLE001 - a part of the cell, and so within its boundary
+        bench.stop.check()
+    except (KeyboardInterrupt, Exception) as error:
+        if isinstance(error, BrokenPipeError) and is_unread():
+            raise
+        _raise_if_fatal(error)
         none = Tuned(choices.options(first, of), {}, {})
         return dataclasses.replace(cell, tuned=none), _ending(error, process="tuning")
     failure = tune.failure(choice.report)
@@ -87,15 +121,29 @@ def _tuned(bench: Bench, choices: Choices, cell: CellPlan, number: str) -> tuple
 
 def _apart(bench: Bench, plan: CellPlan, ready: Ready, number: str) -> str:
     """As `_cell`, in a process of its own; if that is killed, the record says so and the matrix goes on."""
-    if ready.skip is not None or (not bench.plan.fresh and bench.store.find(identity(bench, plan))):
+    if ready.skip is not None:
         return _cell(bench, plan, ready, number)
+    if (status := kept(bench, plan, ready, number)) is not None:
+        return status
     started = datetime.now(UTC)
     alone = bench.plan.alone(plan)
     try:
         data = bench.data[plan.task_name]
         return isolation.apart(_fresh_cell, alone, data, bench.weights_sha256, bench.title, ready, number)
     except (KeyboardInterrupt, isolation.ProcessEndedError) as error:
+        _raise_if_fatal(error)
+        sweep(bench, plan)
+        done = bench.store.find(identity(bench, plan))
+        if done is not None and ended(done) >= started:  # it had recorded the cell before it was killed
+            keeper_of(bench, plan, ready, number).forget()
+            return done.status
         return append(bench, plan, ready, started, number, _ending(error))
+
+
+def _raise_if_fatal(error: BaseException) -> None:
+    """Raise what ended a process of its own, where that is to end this one too."""
+    if isinstance(error.__cause__, FATAL):
+        raise error.__cause__ from None
 
 
 def _fresh_cell(
@@ -121,31 +169,47 @@ def run_alone(bench: Bench, ready: Ready, number: str) -> str:
 
 def _cell(bench: Bench, plan: CellPlan, ready: Ready, number: str) -> str:
     """Run one cell to its record: the one boundary where an error becomes a record. Returns the status."""
-    if (status := kept(bench, plan, number)) is not None:
+    if (status := kept(bench, plan, ready, number)) is not None:
         return status
     started = datetime.now(UTC)
-    bench = _with_model(bench) if ready.skip is None else bench
     board = _board(bench, plan, started, number) if bench.plan.tensorboard and ready.skip is None else None
-    keeper = _keeper(bench, plan, ready, number)
+    keeper = keeper_of(bench, plan, ready, number)
+    told = broken = False
     try:
-        skipped = None if ready.skip is None else Ending("skipped", ready.skip)
-        ending = skipped or _measured(bench, plan, number, board, keeper)
-        broken = False
-    except (KeyboardInterrupt, Exception) as error:  # noqa: BLE001 - the cell boundary: recorded, the matrix goes on
-        ending, broken = _ending(error), not isinstance(error, ALIKE)
-    status = append(bench, plan, ready, started, number, ending, board=board)
-    if broken and not bench.ranks.alone:
+        if ready.skip is not None:
+            ending = Ending("skipped", ready.skip)
+        else:
+            bench = _with_model(bench)
+            ending = _measured(bench, plan, number, board, keeper)
+    except (KeyboardInterrupt, Exception) as error:
+        if isinstance(error, BrokenPipeError) and is_unread():
+            raise
+        ending = _ending(error, keeper)
+        told = _is_told(bench, plan, error)
+        broken = not (bench.ranks.alone or isinstance(error, ALIKE))
+    if told:
         _leave(f"{title(bench, plan, number)}: {ending.reason}")
-    if status in ("ok", "skipped"):
-        keeper.forget()
+    with bench.stop.stepping():  # a record is written whole, or not at all
+        status = append(bench, plan, ready, started, number, ending, board=board)
+        if status in ("ok", "skipped"):
+            keeper.forget()
+    if broken:
+        _leave(f"{title(bench, plan, number)}: {ending.reason}")
     return status
+
+
+def _is_told(bench: Bench, plan: CellPlan, error: BaseException) -> bool:
+    """Whether another rank has recorded why it left, so that this one has lost it, or was asked to leave too."""
+    if bench.ranks.alone or not (isinstance(error, KeyboardInterrupt) or lost(error)):
+        return False
+    return bench.store.failed_since(identity(bench, plan), bench.since) is not None
 
 
 def follow(bench: Bench, cell: CellPlan, ready: Ready, number: str) -> None:
     """Do the share of another rank in a cell that rank 0 runs and records."""
     started = datetime.now(UTC)
-    bench = _with_model(bench)
     try:
+        bench = _with_model(bench)
         with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stderr(nowhere):  # rank 0 says how far it is
             _share(bench, cell, number, after_step=None, keeper=None)
     except ALIKE:
@@ -153,7 +217,9 @@ def follow(bench: Bench, cell: CellPlan, ready: Ready, number: str) -> None:
     except Exception as error:  # noqa: BLE001 - the cell boundary of this process
         ending = _ending(error, rank=bench.ranks.rank)
         if not lost(error):  # whoever has gone, or rank 0, has recorded why
-            append(bench, cell, ready, started, number, ending)
+            time.sleep(TURN_S * bench.ranks.rank)
+            if bench.store.failed_since(identity(bench, cell), bench.since) is None:
+                append(bench, cell, ready, started, number, ending)
         _leave(f"{title(bench, cell, number)}: {ending.reason}")
 
 
@@ -187,17 +253,27 @@ def _share(
     )
 
 
-def kept(bench: Bench, plan: CellPlan, number: str) -> str | None:
-    """The status of a cell that need not be run as its record says all, which is told; None for any other."""
-    found = None if bench.plan.fresh else bench.store.find(identity(bench, plan))
-    if found is None:
+def kept(bench: Bench, plan: CellPlan, ready: Ready, number: str) -> str | None:
+    """The status of a cell that need not be run as its record says all, which is told; None for any other.
+
+    So it is with one that has failed, here or elsewhere, since this command began.
+    """
+    if bench.plan.fresh:
         return None
-    unsaved = "; --save has nothing of it, --fresh trains it again" if bench.plan.save and found.status == "ok" else ""
+    made = identity(bench, plan)
+    if (found := bench.store.find(made)) is not None:
+        keeper_of(bench, plan, ready, number).forget()  # a process may have been killed before it did
+        missing = bench.plan.save and found.status == "ok" and not saved(bench, found).is_dir()
+        unsaved = "; --save has nothing of it, --fresh trains it again" if missing else ""
+    elif (found := bench.store.failed_since(made, bench.since)) is not None:
+        unsaved = "; started again, the same command tries it again"
+    else:
+        return None
     say(f"{title(bench, plan, number)}: kept {found.run_id} ({headline(found)}){unsaved}")
     return found.status
 
 
-def _keeper(bench: Bench, plan: CellPlan, ready: Ready, number: str) -> Keeper:
+def keeper_of(bench: Bench, plan: CellPlan, ready: Ready, number: str) -> Keeper:
     """What is kept of the cell while it is not finished, good for this code and these libraries only."""
     cell = key(bench, plan)
     device = bench.plan.device.split(":")[0]
@@ -214,10 +290,12 @@ def _board(bench: Bench, plan: CellPlan, started: datetime, number: str) -> Boar
     return Board(where, title(bench, plan, number))
 
 
-def _ending(error: BaseException, *, process: str = "this run", rank: int = 0) -> Ending:
+def _ending(error: BaseException, keeper: Keeper | None = None, *, process: str = "this run", rank: int = 0) -> Ending:
     """What an error within a cell means for its record, with the traceback unless another process has had it."""
     if isinstance(error, KeyboardInterrupt):
-        return Ending("interrupted", INTERRUPTION)
+        step = None if keeper is None else keeper.kept_step
+        goes_on = "" if step is None else f"; its training is kept up to step {step}"
+        return Ending("interrupted", f"{INTERRUPTION}{goes_on}")
     if lost(error):
         return Ending("failed", f"another process of the run ended, as rank {rank} found")
     if rank:

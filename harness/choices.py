@@ -59,6 +59,14 @@ class Choices:
         """What identifies a tuning in the options of the runs that follow it; `of` is the key of the cell as it was."""
         return dataclasses.asdict(self.budget) | {"of": of, "validation_sha256": self._data(cell).sha256}
 
+    def made(self, cell: CellPlan, of: str) -> Tuned | None:
+        """What was chosen for a cell that is not tuned yet, here or by a recorded run; None where nothing is."""
+        if of not in self._made and not self.plan.fresh:
+            before = space.recorded(self.store.read(), self.options(cell, of))
+            if before is not None:
+                self._made[of] = before
+        return self._made.get(of)
+
     def choose(self, cell: CellPlan, of: str, *, label: str) -> Tuned:
         """What was chosen for a cell that is not tuned yet; `of` is its key.
 
@@ -66,13 +74,12 @@ class Choices:
             isolation.ProcessEndedError: the process of its own was killed or raised.
             Exception: see `harness.tune.search`.
         """
-        if of not in self._made:
-            options = self.options(cell, of)
-            before = None if self.plan.fresh else space.recorded(self.store.read(), options)
-            if before is not None:
-                self.say(f"{label}: kept what was chosen before")
-            self._made[of] = before or self._search(cell, options, label)
-        return self._made[of]
+        here = of in self._made
+        if (chosen := self.made(cell, of)) is None:
+            chosen = self._made[of] = self._search(cell, self.options(cell, of), label)
+        elif not here:
+            self.say(f"{label}: kept what was chosen before")
+        return chosen
 
     def _search(self, cell: CellPlan, options: dict[str, Any], label: str) -> Tuned:
         if self.plan.isolate:

@@ -6,21 +6,26 @@ Nothing heavy is imported before a command needs it: `--help` and `list` answer 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
 import os
+import signal
 import sys
+import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any, NoReturn
 
 from harness import commands, shard
 from harness.download.sources import DATA_SETS
 from harness.one_line import one_line, printable
+from harness.resume import stop
 from harness.settings import UsageError
 from harness.space import SHARE
 
-USAGE, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
+USAGE, INTERRUPTED, BROKEN_PIPE = 2, stop.INTERRUPTED, 141
 _LARGEST_SEED = 2**32 - 1
 # Errors of the system that are about a name or a place that was given, beside missing permissions.
 _NAMES_AND_DISKS = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -47,11 +52,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Of damaged and huge pictures Pillow says a line of its own before it gives up; the error names the file.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
-        args = parse(argv)
-        args.argv = argv
-        code = int(args.command(args))
-        sys.stdout.flush()
-        return code
+        with _sigterm_as_ctrl_c():
+            args = parse(argv)
+            args.argv = argv
+            code = int(args.command(args))
+            sys.stdout.flush()
+            return code
     except BrokenPipeError:
         # Whoever read our output has gone (`| head`); nothing more may be written at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -59,11 +65,42 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("vltune: interrupted", file=sys.stderr)
         return INTERRUPTED
-    except (ValueError, RuntimeError, OSError) as error:
-        if (line := refusal(error)) is None:
+    except (ValueError, RuntimeError, OSError, MemoryError) as error:
+        if (line := _out_of_memory(error) or refusal(error)) is None:
             raise
         print(f"vltune: error: {line}", file=sys.stderr)
         return USAGE
+
+
+@contextlib.contextmanager
+def _sigterm_as_ctrl_c() -> Iterator[None]:
+    """From the first line to the last; a run that trains takes both signals itself meanwhile."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _out_of_memory(error: Exception) -> str | None:
+    """The one line where memory ran out before or between the cells, such as in loading a backbone."""
+    lacking = "more memory"
+    if isinstance(error, RuntimeError) and "torch" in sys.modules:
+        from harness.out_of_memory import ran_out, wanted
+
+        if not ran_out(error):
+            return None
+        lacking = wanted(error)
+    elif not isinstance(error, MemoryError) and getattr(error, "errno", None) != errno.ENOMEM:
+        return None
+    return f"out of memory ({lacking} could not be had); give more with --memory-gib, or free some"
 
 
 def refusal(error: Exception) -> str | None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import multiprocessing
 import os
+import pickle
 import signal
 import sys
-import traceback
 from collections.abc import Callable
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
@@ -29,7 +30,7 @@ def apart(call: Callable[..., R], *arguments: Any) -> R:
     for; if this process is killed, the other is asked to leave too (on Linux).
 
     Raises:
-        ProcessEndedError: the process was killed or raised.
+        ProcessEndedError: the process was killed, or raised, which is the cause where a pickle can hold it.
         KeyboardInterrupt: it was asked to leave and left without a result.
     """
     # A server that has imported torch, and never run a thread of it, forks in milliseconds.
@@ -73,15 +74,28 @@ def _serve(sender: Connection, call: Callable[..., Any], arguments: tuple[Any, .
     try:
         sender.send((True, call(*arguments)))
     except Exception as error:  # noqa: BLE001 - it is raised again where the call was made
-        sender.send((False, (f"{type(error).__name__}: {error}", traceback.format_exc())))
+        sender.send((False, (f"{type(error).__name__}: {error}", _portable(error))))
+
+
+def _portable(error: Exception) -> Exception | None:
+    """The error, if it is itself again after a trip through a pickle."""
+    with contextlib.suppress(Exception):
+        if type(again := pickle.loads(pickle.dumps(error))) is type(error):
+            return again
+    return None
 
 
 def leave_with_the_parent() -> None:
     """Ctrl-C reaches the caller alone, which passes it on; on Linux the caller's end asks this one to leave."""
     if hasattr(os, "setpgrp"):
         os.setpgrp()
+    # The server that forked this process ends with the caller.
+    end_with_the_parent()
+
+
+def end_with_the_parent() -> None:
+    """On Linux be sent SIGTERM when whoever started this process ends, however it does."""
     if sys.platform == "linux":
-        # The server that forked this process ends with the caller.
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
@@ -100,7 +114,8 @@ def _result(receiver: Connection, process: BaseProcess) -> Any:
             raise
         if done:
             return result
-        raise ProcessEndedError(f"it raised {result[0]}")
+        said, cause = result
+        raise ProcessEndedError(f"it raised {said}") from cause
 
 
 def ending(exitcode: int | None) -> str:

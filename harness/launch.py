@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Literal
 
 from harness.settings import UsageError
 
 Parallel = Literal["ddp", "fsdp2"]
+_OTHERS = ("ACCELERATE_", "FSDP_", "OMPI_", "MV2_", "PMI_")
 _STARTED, _PLACE = "TORCHELASTIC_RUN_ID", ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 
 
@@ -55,6 +56,17 @@ class Launch:
 
 
 ALONE = Launch()
+
+
+def settle(started: Launch, environment: MutableMapping[str, str] = os.environ) -> None:
+    """Take out of the environment what would have `accelerate` change a run that says otherwise.
+
+    Its launcher hands its own settings down (gradients divided by its accumulation, models wrapped by its FSDP), and
+    what MPI, SLURM or a launcher with one process leave there would have a process that is alone wait for others.
+    """
+    alone = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE") if started.alone else ()
+    for name in [name for name in environment if name.startswith(_OTHERS) or name in alone]:
+        del environment[name]
 
 
 def find(parallel: Parallel | None, environment: Mapping[str, str] = os.environ) -> Launch:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,7 @@ from harness.backbones.backbone import Backbone
 from harness.evaluate import Evaluation, evaluate
 from harness.gpu_sharing import Sharing
 from harness.params import sizes
-from harness.plan import CellPlan, Plan
+from harness.plan import CellPlan, Plan, TrainOptions
 from harness.prepare import TaskData
 from harness.ranks import ALONE, Ranks
 from harness.record import Meter, MetricValue, distribution, scalar, unavailable
@@ -42,6 +43,7 @@ UNTRAINED = "untrained"
 """Names the weights of a method that trains nothing."""
 SEVERAL = "several processes trained together, and each reads its own device alone"
 RESUMED = "the training was interrupted and went on in another process"
+RESUMED_EVALUATION = "the evaluation was interrupted and went on in another process"
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ def measure(
     split and stay so; every process then predicts every example, as a layer needs all of them.
 
     Raises:
-        Exception: whatever a method, a task or the hardware raises; the cell boundary in `harness.run` records it.
+        Exception: whatever a method, a task or the hardware raises; the cell boundary in `harness.cell` records it.
     """
     accelerator = new_accelerator(plan)
     before, sharing = meters.used_memory(accelerator.device), Sharing(accelerator.device)
@@ -168,7 +170,7 @@ def _train(
     """Train if the cell is to be trained; what training left behind and its meters."""
     if not cell.method.trains or not total_steps(len(data.train), cell.train):
         return None, dict.fromkeys(TRAINING, unavailable("not trained"))
-    name = None if keeper is None else keeper.name
+    name = None if keeper is None else keeper.features
     with ways(model, cell.train, data.train, name=name), meters.peak_memory(model.device, before=before) as peak:
         with energy.energy(model.device) as joules:
             training = train(
@@ -231,27 +233,46 @@ def _evaluate(
             ranks=ranks,
         )
         memory = _memory(peak(), cell, plan)
-    return evaluation, {
+    read: dict[str, Meter] = {
         "eval_peak_bytes": memory.used,
         "eval_peak_reserved_bytes": memory.reserved,
         "eval_rise_bytes": memory.rise,
-        "infer_ms_per_sample_batched": scalar(evaluation.predict_ms / len(evaluation.predictions), "ms"),
         "eval_wall_s": scalar(evaluation.wall_s, "s"),
     }
+    if kept is not None and kept.used:
+        read = dict.fromkeys(read, unavailable(RESUMED_EVALUATION))
+    # Of the answers that were kept the times are too.
+    batched = scalar(evaluation.predict_ms / len(evaluation.predictions), "ms")
+    return evaluation, {**read, "infer_ms_per_sample_batched": batched}
 
 
 def _latency(
     model: Backbone, cell: CellPlan, data: TaskData, *, accelerator: Accelerator, split: bool
 ) -> tuple[meters.Latency, dict[str, Meter]]:
-    """Predict single examples, and as many at once as fit; `split`: in step with the other processes."""
+    """Predict single examples, and as many at once as fit; `split`: in step with the other processes.
+
+    An error leaves their meters without a value, as it must not cost a finished training its record; but for `split`,
+    where the others would wait for this process.
+    """
     with accelerator.autocast():
-        latency = meters.latency(model, cell.task, data.evaluation)
-        largest = (
-            dict.fromkeys(largest_batch.METERS, unavailable("not looked for where processes share the weights"))
-            if split
-            else largest_batch.readings(model, cell.task, data.evaluation)
-        )
+        if split:
+            latency = meters.latency(model, cell.task, data.evaluation)
+            no_look = unavailable("not looked for where processes share the weights")
+            return latency, latency.meters | dict.fromkeys(largest_batch.METERS, no_look)
+        try:
+            latency = meters.latency(model, cell.task, data.evaluation)
+        except Exception as error:  # noqa: BLE001 - see above
+            latency = meters.Latency([], [], [], _not_measured(error))
+        largest: dict[str, Meter]
+        try:
+            largest = largest_batch.readings(model, cell.task, data.evaluation)
+        except Exception as error:  # noqa: BLE001 - see above
+            largest = dict.fromkeys(largest_batch.METERS, unavailable(_not_measured(error)))
     return latency, {**latency.meters, **largest}
+
+
+def _not_measured(error: Exception) -> str:
+    return " ".join(f"could not be measured: {type(error).__name__}: {error}".split())
 
 
 def _flops(
@@ -274,24 +295,36 @@ def _flops(
             attachment,
             cell.task,
             data.train,
-            cell.train,
+            _as_cut(cell.train, training, processes=plan.launch.count),
             accelerator=accelerator,
             seed=cell.seed,
             lengths=training.lengths,
         )
-        of_step = utilisation.utilisation(
-            of_training,
-            training.step_ms,
-            samples_per_step=training.samples / len(training.losses) / plan.launch.count,
-            device=model.device,
-            precision=plan.precision,
-        )
+        try:
+            of_step = utilisation.utilisation(
+                of_training,
+                training.step_ms,
+                samples_per_step=training.samples / len(training.losses) / plan.launch.count,
+                device=model.device,
+                precision=plan.precision,
+            )
+        except Exception as error:  # noqa: BLE001 - it must not cost a finished training its record
+            of_step = unavailable(_not_measured(error))
     of_prediction = flops.prediction(model, cell.task, data.evaluation, evaluation.predictions, accelerator=accelerator)
     return {
         "train_flops_per_sample": of_training,
         "infer_flops_per_sample": of_prediction,
         "train_flops_utilisation": of_step,
     }
+
+
+def _as_cut(options: TrainOptions, training: TrainResult, *, processes: int) -> TrainOptions:
+    """The options with as many parts as memory had room for in the end, up to what divides the batch."""
+    if not training.cut_at:
+        return options
+    parts = training.parts * processes
+    fitting = [n for n in range(parts, options.batch_size + 1) if options.batch_size % n == 0]
+    return dataclasses.replace(options, accumulate=fitting[0] if fitting else options.batch_size)
 
 
 def _sizes(model: Backbone, attachment: Attachment) -> dict[str, Meter]:

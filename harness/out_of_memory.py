@@ -16,6 +16,8 @@ T = TypeVar("T")
 _CPU = re.compile(r"DefaultCPUAllocator: (?:can't allocate memory|not enough memory)[^\n]*?(?P<bytes>\d+) bytes")
 _ONEDNN = re.compile(r"could not (?:create|execute) a primitive|could not create a memory")
 """What oneDNN says on a CPU where it gets no memory for a product."""
+_DEVICE = re.compile(r"CUDA error: out of memory|CU(?:BLAS|DNN|SPARSE|SOLVER)_STATUS_ALLOC_FAILED")
+"""What CUDA and its libraries say where they ask for memory past torch's allocator."""
 _CUDA = re.compile(r"Tried to allocate (?P<size>[\d.]+ [KMGT]iB)")
 
 
@@ -27,7 +29,7 @@ def ran_out(error: BaseException) -> bool:
     """Whether an error says that there is no memory left, on a GPU or on the host."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(said.search(str(error)) for said in (_CPU, _ONEDNN))
+    return isinstance(error, RuntimeError) and any(said.search(str(error)) for said in (_CPU, _ONEDNN, _DEVICE))
 
 
 def wanted(error: BaseException) -> str:

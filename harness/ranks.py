@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, TypeVar, cast
 
 import torch
@@ -18,6 +19,8 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 T = TypeVar("T")
+PATIENCE = timedelta(days=7)
+"""How long a process waits for another, which may wait for cells of others, or hash pictures; one that ends is seen."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +137,7 @@ def together(ranks: Ranks, device: str) -> Iterator[None]:
         return
     if device.startswith("cuda"):
         torch.cuda.set_device(device)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo")
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo", timeout=PATIENCE)
     try:
         yield
     finally:

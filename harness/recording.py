@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
+import shutil
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from harness import example_scores, provenance
 from harness.checkpoints import own
 from harness.plan import CellPlan
-from harness.record import Record, new_run_id, scalar
+from harness.record import Cell, Record, new_run_id, scalar
+from harness.store import folder_name, run_ids
 from harness.tensorboard import Board
-from harness.workbench import Bench, Ending, Ready, identity, say, title
+from harness.workbench import Bench, Ending, Ready, identity, say, say_taken_over, title
 
 
 def append(
@@ -23,10 +28,14 @@ def append(
     *,
     board: Board | None = None,
 ) -> str:
-    """Write the record of a cell, its predictions and what it trained. Returns the status."""
+    """Write what a cell trained and its predictions, then its record. Returns the status.
+
+    Raises:
+        harness.store.StoreError, harness.checkpoints.CheckpointError: they cannot be written.
+    """
     made, label, outcome = identity(bench, plan), title(bench, plan, number), ending.outcome
     if bench.title is not None and not bench.title.held():
-        say(f"{label}: not recorded: this machine was silent for long, and another process took the run over")
+        say_taken_over(label)
         return "elsewhere"
     record = Record(
         run_id=new_run_id(made, started),
@@ -41,15 +50,9 @@ def append(
         | ({"out_of_memory": outcome.cut} if outcome and any(outcome.cut.values()) else {})
         | ({"resumed_at_steps": list(ending.resumed)} if ending.resumed else {}),
     )
-    predictions = example_scores.rows(outcome.predictions, ending.parts) if outcome else None
-    path = bench.store.append(record, predictions, samples=outcome.samples if outcome else None)
-    say(f"{label}: {headline(record)} -> {path}")
-    if board is not None:
-        board.end(record)
-    if outcome and outcome.gpu_sharing and (others := outcome.gpu_sharing["others"]):
-        say(f"{label}: {len(others)} other processes used the same GPU, so its times are not this run's alone")
+    folder = saved(bench, record)
     if outcome is not None and outcome.state:
-        folder = bench.plan.results / "adapters" / path.relative_to(bench.plan.results / "runs").with_suffix("")
+        # Before the record, with which the cell counts as done and what is kept of it goes.
         own.save(
             folder,
             method_name=plan.method_name,
@@ -58,8 +61,41 @@ def append(
             backbone=bench.model.name,
             note=f"run {record.run_id}",
         )
+    predictions = example_scores.rows(outcome.predictions, ending.parts) if outcome else None
+    path = bench.store.append(record, predictions, samples=outcome.samples if outcome else None)
+    say(f"{label}: {headline(record)} -> {path}")
+    if board is not None:
+        board.end(record)
+    if outcome and outcome.gpu_sharing and (others := outcome.gpu_sharing["others"]):
+        say(f"{label}: {len(others)} other processes used the same GPU, so its times are not this run's alone")
+    if outcome is not None and outcome.state:
         say(f"{label}: what was trained -> {folder}")
     return ending.status
+
+
+def saved(bench: Bench, record: Record) -> Path:
+    """Where what a run trained lies, if the plan asked to save it."""
+    return _place(bench, "adapters", record.cell) / record.run_id
+
+
+def _place(bench: Bench, top: str, cell: Cell) -> Path:
+    return bench.plan.results.joinpath(top, *map(folder_name, (cell.backbone, cell.task, cell.method)))
+
+
+def sweep(bench: Bench, plan: CellPlan) -> None:
+    """Remove what a process that was killed while it recorded this cell, whose claim is ours now, has left behind.
+
+    What it had saved goes too where this run saves it again.
+    """
+    made = identity(bench, plan)
+    bench.store.sweep(made)
+    runs, half = re.compile(run_ids(made)), re.compile(rf"\.{run_ids(made)}\.\w+\.tmp")
+    recorded = {path.stem for path in _place(bench, "runs", made).glob("*.json")}
+    with contextlib.suppress(FileNotFoundError):
+        for path in _place(bench, "adapters", made).iterdir():
+            orphan = bench.plan.save and runs.fullmatch(path.name) and path.name not in recorded
+            if orphan or half.fullmatch(path.name):
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def _provenance(bench: Bench, plan: CellPlan, ready: Ready, started: datetime) -> dict[str, Any]:

@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
+import signal
+import socket
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
 import harness
 import methods
 import tasks
-from harness import backbones, example_scores, host_memory, leaderboard, prepare, provenance, spread
+from harness import (
+    backbones,
+    example_scores,
+    host_memory,
+    isolation,
+    launch,
+    leaderboard,
+    prepare,
+    provenance,
+    spread,
+)
 from harness.attaching import use_head
 from harness.backbones.backbone import Backbone
 from harness.cell import ELSEWHERE, follow
@@ -24,16 +38,14 @@ from harness.cluster.options import Options
 from harness.outlook import Outlook, kinds
 from harness.plan import CellPlan, Plan
 from harness.progress import note
-from harness.ranks import ALONE, Ranks, together
+from harness.ranks import ALONE, Ranks, lost, together
 from harness.record import Record, cell_key
+from harness.resume.claims import WAIT_S
+from harness.resume.stop import INTERRUPTED
 from harness.settings import UsageError
 from harness.store import Store
 from harness.train import ways
 from harness.workbench import Bench, Ready, key, say
-
-INTERRUPTED = 130
-WAIT_S = 2.0
-"""Between two looks at a cell that another process runs."""
 
 
 def execute(plan: Plan) -> int:
@@ -45,18 +57,30 @@ def execute(plan: Plan) -> int:
     Raises:
         tasks.DataError, backbones.BackboneError, store.StoreError: found before any training.
     """
+    launch.settle(plan.launch)
+    if plan.worker:
+        isolation.end_with_the_parent()
     if plan.memory_gib is not None:
         host_memory.limit(plan.memory_gib)
     ranks = Ranks(plan.launch.rank, plan.launch.count)
     with together(ranks, plan.device):
-        return _lead(plan, ranks) if ranks.first else _follow(plan, ranks)
+        try:
+            return _lead(plan, ranks) if ranks.first else _follow(plan, ranks)
+        except Exception as error:
+            if ranks.alone or not lost(error):
+                raise
+            return 1  # whoever is gone has said why
 
 
 def _follow(plan: Plan, ranks: Ranks) -> int:
     """Do this rank's share of every cell whose place in the plan rank 0 tells."""
+    if threading.current_thread() is threading.main_thread():
+        # It has nothing to write, and waits in calls that no exception of Python's gets through to.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
     ranks.tell("prepare")
     bench, ready = _prepared(plan, ranks)
-    ranks.gather("prepared")
+    if _differing(bench, ready):
+        return 2  # rank 0 says where
     nothing: int | None = None
     while (place := ranks.tell(nothing)) is not None:
         follow(bench, plan.cells[place], ready[place], f"[{place + 1}/{len(plan.cells)}]")
@@ -65,9 +89,11 @@ def _follow(plan: Plan, ranks: Ranks) -> int:
 
 def _lead(plan: Plan, ranks: Ranks) -> int:
     """As `execute`; rank 0, or the only one."""
+    _say_checking(plan)
     bench, ready = _prepared(plan, ranks)
     ranks.tell("prepare")  # what is written once for all, such as the data of the mini world, is there
-    ranks.gather("prepared")  # nobody has found anything wrong
+    if differing := _differing(bench, ready):  # else nobody has found anything wrong
+        raise UsageError(f"not all processes have the same: {differing[0]}; copy it again, or install the same version")
     say(f"{_cells(plan)} on {bench.model.name}, {plan.precision} on {plan.device}, records in {plan.results}")
     choices = None
     if plan.tuning is not None:
@@ -87,13 +113,15 @@ def execute_spread(plan: Plan, *, gpus: Sequence[int], workers: int | None) -> i
     if gpus and max(gpus) >= (count := torch.cuda.device_count()):
         there = f"GPUs 0 to {count - 1}" if count else "no GPU that torch can use"
         raise UsageError(f"--gpus {max(gpus)}: this machine has {there}")
+    _say_checking(plan)
     bench, _ = _prepared(dataclasses.replace(plan, isolate=True))
     team = spread.workers(gpus, workers, torch.get_num_threads())
     say(f"{len(plan.cells)} cells for {len(team)} workers, records in {plan.results}")
-    code = spread.spread(team, spread.command(plan.argv), say)
-    print(f"\n{leaderboard.markdown(_recorded(bench, plan.cells), scores=example_scores.reader(bench.store))}")
+    code = spread.spread(team, spread.command(plan.argv), say, since=bench.since)
     if code == INTERRUPTED:
         say("not all is done: the same command goes on with what is left")
+    else:
+        _print_table(bench, plan.cells)
     return code
 
 
@@ -105,6 +133,7 @@ def execute_on_ray(plan: Plan, options: Options) -> int:
     """
     from harness.cluster import driver, matrix
 
+    _say_checking(plan)
     with driver.joined(options, plan.device) as share:
         bench, ready = _prepared(dataclasses.replace(plan, isolate=True))
         say(f"{_cells(plan)} on the Ray cluster, {share} for each, records in {plan.results}")
@@ -112,13 +141,40 @@ def execute_on_ray(plan: Plan, options: Options) -> int:
 
 
 def _close(bench: Bench, ran: Sequence[CellPlan], statuses: Sequence[str]) -> int:
-    """Say what is left, print the leaderboard of what was run, and give the exit code."""
-    if "interrupted" in statuses:
-        left = len(bench.plan.cells) - len(statuses) + 1
-        say(f"{left} of {_cells(bench.plan)} not done: the same command goes on with what is left")
+    """Say what is left or print the leaderboard of what was run, and give the exit code."""
+    if "interrupted" in statuses or bench.stop.requested:
+        done = sum(status not in ("interrupted", ELSEWHERE) for status in statuses)
+        if left := len(bench.plan.cells) - done:
+            say(f"{left} of {_cells(bench.plan)} not done: the same command goes on with what is left")
+        return INTERRUPTED
     if not bench.plan.worker:
-        print(f"\n{leaderboard.markdown(_recorded(bench, ran), scores=example_scores.reader(bench.store))}")
-    return INTERRUPTED if "interrupted" in statuses else 1 if "failed" in statuses else 0
+        _print_table(bench, ran)
+    return 1 if "failed" in statuses else 0
+
+
+def _print_table(bench: Bench, ran: Sequence[CellPlan]) -> None:
+    print(f"\n{leaderboard.markdown(_recorded(bench, ran), scores=example_scores.reader(bench.store))}")
+
+
+def _say_checking(plan: Plan) -> None:
+    """So that a backbone of many GB is not waited for in silence."""
+    if not plan.worker:
+        say(f"checking {_cells(plan)}: data, weights and prompts of {plan.backbone.name}")
+
+
+def _differing(bench: Bench, ready: Sequence[Ready]) -> list[str]:
+    """What other ranks have that rank 0 has not, in which of its kind; the same on all of them, which have to ask."""
+    ours: dict[str, Any] = {f"data of {name}": data.sha256 for name, data in bench.data.items()}
+    ours["weights"] = bench.weights_sha256
+    for checked in ready:
+        ours |= {f"code of {name}": sha256 for name, sha256 in checked.code["sources"].items()}
+    (_, first), *others = bench.ranks.gather((socket.gethostname(), ours))
+    return [
+        f"rank {rank} on {host} has other {what} than rank 0"
+        for rank, (host, theirs) in enumerate(others, start=1)
+        for what in first
+        if theirs.get(what) != first[what]
+    ]
 
 
 def _cells(plan: Plan) -> str:
@@ -127,6 +183,7 @@ def _cells(plan: Plan) -> str:
 
 def _prepared(plan: Plan, ranks: Ranks = ALONE) -> tuple[Bench, list[Ready]]:
     """Load and check everything that can be wrong before any hour of compute."""
+    since = spread.began()
     store = Store(plan.results)
     store.check_writable()
     distinct = {cell.task_name: cell.task for cell in plan.cells}
@@ -142,7 +199,9 @@ def _prepared(plan: Plan, ranks: Ranks = ALONE) -> tuple[Bench, list[Ready]]:
         task.prepare([*seen, *(validation[name].evaluation if validation else ())], image_size=model.image_size)
     if small := [name for name in trained if len(data[name].train) < ranks.count]:
         raise UsageError(f"{small[0]}: {len(data[small[0]].train)} examples are too few for {ranks.count} processes")
-    bench = Bench(plan, model, data, weights_sha256(model), load_wall_s, store, ranks=ranks, validation=validation)
+    bench = Bench(
+        plan, model, data, weights_sha256(model), load_wall_s, store, ranks=ranks, validation=validation, since=since
+    )
     ready = _preflights(bench)
     if _loaded_by_cells(plan):
         # Only its shapes are needed from here on; the memory is for the processes of the cells.
@@ -152,52 +211,64 @@ def _prepared(plan: Plan, ranks: Ranks = ALONE) -> tuple[Bench, list[Ready]]:
 
 def _matrix(bench: Bench, choices: Choices | None, ready: Sequence[Ready]) -> tuple[list[CellPlan], list[str]]:
     """Run the cells until one is interrupted. Returns all of them, as they were run, and the statuses of those."""
-    planned = bench.plan.cells
-    ran, statuses, recorded = list(planned), list[str](), _recorded_keys(bench)
-    short = [
-        checked.skip is not None or key(bench, cell) in recorded for cell, checked in zip(planned, ready, strict=True)
-    ]
-    outlook = Outlook(kinds(bench.plan), short)
-    waiting: list[int] = []
-    for number, (cell, checked) in enumerate(zip(planned, ready, strict=True), start=1):
-        begun = time.perf_counter()
-        ran[number - 1], status = run_cell(bench, choices, cell, checked, f"[{number}/{len(planned)}]")
-        statuses.append(status)
-        if status == "interrupted":
+    planned, order = bench.plan.cells, _order(bench)
+    ran, statuses, recorded = list(planned), dict[int, str](), _recorded_keys(bench)
+    short = [ready[place].skip is not None or key(bench, planned[place]) in recorded for place in order]
+    all_kinds = kinds(bench.plan)
+    outlook = Outlook([all_kinds[place] for place in order], short)
+    for place in order:
+        if bench.stop.requested:  # while a record was written, or in a process of its own that had just ended
             break
-        if status == ELSEWHERE:
-            waiting.append(number - 1)
-        kept = key(bench, ran[number - 1]) in recorded
-        outlook.end(status, None if kept else time.perf_counter() - begun)
+        begun = time.perf_counter()
+        ran[place], statuses[place] = run_cell(bench, choices, planned[place], ready[place], _number(bench, place))
+        if statuses[place] == "interrupted":
+            break
+        kept = key(bench, ran[place]) in recorded
+        outlook.end(statuses[place], None if kept else time.perf_counter() - begun)
         if len(planned) > 1:
             say(str(outlook))
-    if waiting and "interrupted" not in statuses and not bench.plan.worker:
-        _wait(bench, choices, ready, ran, statuses, waiting)
-    if "interrupted" not in statuses:  # a signal has reached the others too
+    if not _is_leaving(bench, statuses):
+        _wait(bench, choices, ready, ran, statuses)
+    if not _is_leaving(bench, statuses):  # a signal has reached the others too
         bench.ranks.tell(None)
-    return ran, statuses
+    return ran, list(statuses.values())
+
+
+def _is_leaving(bench: Bench, statuses: dict[int, str]) -> bool:
+    return bench.stop.requested or "interrupted" in statuses.values()
+
+
+def _order(bench: Bench) -> Sequence[int]:
+    """The places of all cells in the order in which they are run.
+
+    One that fails ends a run of several processes. So that it does not stand before the others for ever, those that
+    have failed before come last, the one that has waited longest first.
+    """
+    places = range(len(bench.plan.cells))
+    if bench.ranks.alone:
+        return places
+    failed = {cell_key(record.cell): record.run_id for record in bench.store.read() if record.status == "failed"}
+    return sorted(places, key=lambda place: failed.get(key(bench, bench.plan.cells[place]), ""))
+
+
+def _number(bench: Bench, place: int) -> str:
+    return f"[{place + 1}/{len(bench.plan.cells)}]"
 
 
 def _wait(
-    bench: Bench,
-    choices: Choices | None,
-    ready: Sequence[Ready],
-    ran: list[CellPlan],
-    statuses: list[str],
-    waiting: Sequence[int],
+    bench: Bench, choices: Choices | None, ready: Sequence[Ready], ran: list[CellPlan], statuses: dict[int, str]
 ) -> None:
     """Wait for the cells that other processes run, and run those that they give up."""
     planned = bench.plan.cells
-    for index in waiting:
-        number = f"[{index + 1}/{len(planned)}]"
-        while statuses[index] == ELSEWHERE:
+    for place in [place for place, status in statuses.items() if status == ELSEWHERE]:
+        while statuses[place] == ELSEWHERE and not _is_leaving(bench, statuses):
             try:
                 time.sleep(WAIT_S)
-                ran[index], statuses[index] = run_cell(bench, choices, planned[index], ready[index], number, quiet=True)
+                ran[place], statuses[place] = run_cell(
+                    bench, choices, planned[place], ready[place], _number(bench, place), quiet=True
+                )
             except KeyboardInterrupt:
-                statuses[index] = "interrupted"
-        if statuses[index] == "interrupted":
-            return
+                statuses[place] = "interrupted"
 
 
 def _loaded_by_cells(plan: Plan) -> bool:

@@ -50,6 +50,11 @@ def is_split(model: Backbone) -> bool:
     return any(isinstance(parameter, DTensor) for layer in model.layers for parameter in layer.parameters())
 
 
+def own_part(tensor: Tensor) -> Tensor:
+    """What this process holds of a tensor: all of it, unless it is split."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
 def whole(tensor: Tensor) -> Tensor:
     """A tensor put together where it is split, which every process has to ask for."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

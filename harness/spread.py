@@ -10,14 +10,20 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import IO
+
+from harness.resume.stop import INTERRUPTED
 
 MOST_STARTS = 3
 """How often a worker that was killed is started again."""
-_FLAGS = ("--gpus", "--workers")
+BEGAN = "VLTUNE_BEGAN"
+"""Tells a worker when the command began that it is a part of."""
+_FLAGS, _VISIBLE = ("--gpus", "--workers"), "CUDA_VISIBLE_DEVICES"
 
 
 @dataclass
@@ -35,11 +41,20 @@ class Worker:
     process: subprocess.Popen[str] | None = None
     codes: list[int] = field(default_factory=list)
 
+    def ask_to_leave(self) -> None:
+        """Pass on that the command is to end."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
 
-def workers(gpus: Sequence[int], count: int | None, cores: int) -> list[Worker]:
-    """A worker for each GPU; or `count` of them that share `cores` threads."""
+
+def workers(
+    gpus: Sequence[int], count: int | None, cores: int, environment: Mapping[str, str] = os.environ
+) -> list[Worker]:
+    """A worker for each GPU, by its place among those that this process may use; or `count` that share `cores`."""
     if gpus:
-        return [Worker(f"gpu {number}", {"CUDA_VISIBLE_DEVICES": str(number)}) for number in gpus]
+        visible = environment.get(_VISIBLE)
+        names = None if visible is None else [name.strip() for name in visible.split(",")]
+        return [Worker(f"gpu {n}", {_VISIBLE: str(n) if names is None else names[n]}) for n in gpus]
     threads = str(max(1, cores // (count or 1)))
     return [Worker(f"worker {number}", {"OMP_NUM_THREADS": threads}) for number in range(count or 1)]
 
@@ -56,50 +71,59 @@ def command(argv: Sequence[str]) -> list[str]:
     return [sys.executable, "-m", "harness", *kept, "--worker"]
 
 
-def spread(team: Sequence[Worker], words: Sequence[str], say: Callable[[str], None]) -> int:
+def began(environment: Mapping[str, str] = os.environ) -> datetime:
+    """When the command began; of a worker, that of its parent."""
+    told = environment.get(BEGAN)
+    return datetime.now(UTC) if told is None else datetime.fromisoformat(told)
+
+
+def spread(
+    team: Sequence[Worker], words: Sequence[str], say: Callable[[str], None], *, since: datetime | None = None
+) -> int:
     """Run the same command in every worker until all have ended.
 
     A worker that is killed is started again; what it ran goes on from its kept state. Ctrl-C and SIGTERM are passed on.
+    `since` is when the command began, which workers are told.
 
     Returns:
-        The exit code: 130 where one was interrupted, 1 where a cell failed or a worker was killed too often, else 0.
+        The exit code: 130 where the command was asked to leave, 1 where a cell failed or a worker was killed too often,
+        else 0.
     """
-    before = signal.signal(signal.SIGTERM, _as_interrupt)
+    leaving = threading.Event()
+
+    def leave(*_: object) -> None:
+        leaving.set()
+        for worker in team:
+            worker.ask_to_leave()
+
+    told = (since or began()).isoformat()
+    # No KeyboardInterrupt: wherever it came, some worker would not be told.
+    before = {number: signal.signal(number, leave) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         with ThreadPoolExecutor(len(team)) as pool:
-            _wait([pool.submit(_attend, worker, words, say) for worker in team], team)
+            attended = [pool.submit(_attend, worker, words, say, told, leaving) for worker in team]
+            broken = wait(attended, return_when=FIRST_EXCEPTION)
+            if broken.not_done:  # nobody reads their lines any more
+                leave()
+            for future in attended:
+                future.result()
     finally:
-        signal.signal(signal.SIGTERM, before)
-    codes = [worker.codes[-1] for worker in team]
-    return 130 if 130 in codes else 1 if any(codes) else 0
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    codes = [worker.codes[-1] for worker in team if worker.codes]
+    return INTERRUPTED if leaving.is_set() or INTERRUPTED in codes else 1 if any(codes) else 0
 
 
-def _as_interrupt(number: int, frame: object) -> None:
-    raise KeyboardInterrupt
-
-
-def _wait(attended: Sequence[Future[None]], team: Sequence[Worker]) -> None:
-    """Wait until all workers have ended; being asked to leave is passed on to them."""
-    while not all(future.done() for future in attended):
-        try:
-            wait(attended)
-        except KeyboardInterrupt:
-            for worker in team:
-                worker.starts = MOST_STARTS
-                if worker.process is not None and worker.process.poll() is None:
-                    worker.process.send_signal(signal.SIGTERM)
-    for future in attended:
-        future.result()
-
-
-def _attend(worker: Worker, words: Sequence[str], say: Callable[[str], None]) -> None:
-    """Keep one worker running, and pass its lines on."""
-    while worker.starts < MOST_STARTS:
+def _attend(
+    worker: Worker, words: Sequence[str], say: Callable[[str], None], since: str, leaving: threading.Event
+) -> None:
+    """Keep one worker running until it is to leave, and pass its lines on."""
+    while worker.starts < MOST_STARTS and not leaving.is_set():
         worker.starts += 1
         # In a session of its own: Ctrl-C reaches the parent alone, which passes it on once.
         worker.process = subprocess.Popen(
             words,
-            env=os.environ | worker.environment,
+            env={**os.environ, BEGAN: since, **worker.environment},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -107,8 +131,15 @@ def _attend(worker: Worker, words: Sequence[str], say: Callable[[str], None]) ->
             errors="replace",
             start_new_session=True,
         )
-        _pass_on(worker.process.stdout, worker.name, say)
-        worker.codes.append(worker.process.wait())
+        if leaving.is_set():  # it was asked to before there was a process that could be told
+            worker.ask_to_leave()
+        try:
+            _pass_on(worker.process.stdout, worker.name, say)
+        except BaseException:
+            worker.ask_to_leave()
+            raise
+        finally:
+            worker.codes.append(worker.process.wait())
         if worker.codes[-1] >= 0:
             return
         say(f"[{worker.name}] was ended by {signal.Signals(-worker.codes[-1]).name}")

@@ -11,9 +11,11 @@ import hashlib
 import itertools
 import json
 import os
+import re
 import secrets
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import quote
@@ -87,18 +89,32 @@ class Store:
             if path.exists():
                 raise FileExistsError
             beside = {"predictions": predictions, "samples": None if samples is None else _series(samples)}
-            named = {
-                kind: _write_beside(path.with_name(f"{record.run_id}.{kind}.jsonl"), rows)
-                for kind, rows in beside.items()
-                if rows is not None
-            }
-            record = record.model_copy(update=named)
-            _write_once(path, [record.to_json().encode()])
+            with _of(path) as written:
+                named = {
+                    kind: _write_beside(path.with_name(f"{record.run_id}.{kind}.jsonl"), rows, written)
+                    for kind, rows in beside.items()
+                    if rows is not None
+                }
+                record = record.model_copy(update=named)
+                _write_once(path, [record.to_json().encode()])
         except FileExistsError:
             raise StoreError(f"{path}: run id {record.run_id} is taken; records are never overwritten") from None
         except OSError as error:
             raise StoreError(f"{path}: cannot be written ({error.strerror}): choose another --results DIR") from error
         return path
+
+    def sweep(self, cell: Cell) -> None:
+        """Remove what writers of this cell's records that were killed have left behind: files of no record.
+
+        For whoever holds the claim to the cell, and so is the only one who writes its records.
+        """
+        folder, own = self._folder(cell), re.compile(rf"\.?({run_ids(cell)})(\.\w+)+")
+        with contextlib.suppress(OSError):
+            for path in folder.iterdir():
+                if found := own.fullmatch(path.name):
+                    recorded = folder / f"{found[1]}.json"
+                    if path.name.startswith(".") or not recorded.exists():
+                        path.unlink(missing_ok=True)
 
     def rows(self, record: Record, named: NamedFile) -> list[dict[str, Any]]:
         """The lines of a file beside a record, as they were written.
@@ -173,6 +189,25 @@ class Store:
         done = (record for record in reversed(beside) if record.status in ("ok", "skipped"))
         return next((record for record in done if cell_key(record.cell) == key), None)
 
+    def failed_since(self, cell: Cell, since: datetime) -> Record | None:
+        """The latest failed record of a cell that ended then or later."""
+        key = cell_key(cell)
+        beside = reversed(self._read(self._folder(cell).glob("*.json")))
+        return next((r for r in beside if r.status == "failed" and cell_key(r.cell) == key and ended(r) >= since), None)
+
+
+def run_ids(cell: Cell) -> str:
+    """A regular expression of what `record.new_run_id` makes for a cell."""
+    return rf"\d{{8}}T\d{{9}}Z-{cell_key(cell)[:8]}-[0-9a-f]{{6}}"
+
+
+def ended(record: Record) -> datetime:
+    """When the last measurement of a run ended; long ago where its record does not say it."""
+    with contextlib.suppress(KeyError, TypeError, ValueError):
+        found = datetime.fromisoformat(record.provenance["ended"])
+        return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
+    return datetime.min.replace(tzinfo=UTC)
+
 
 def parse_lines(content: bytes) -> list[dict[str, Any]]:
     """The objects of a file with one JSON object a line.
@@ -223,8 +258,22 @@ def _series(samples: Mapping[str, Sequence[float]]) -> Iterator[dict[str, Any]]:
     )
 
 
-def _write_beside(path: Path, rows: Iterable[dict[str, Any]]) -> NamedFile:
-    return NamedFile(file=path.name, sha256=_write_once(path, _lines(rows)))
+@contextlib.contextmanager
+def _of(record: Path) -> Iterator[list[Path]]:
+    """Files to be written beside a record, which go again where no record comes to be."""
+    written: list[Path] = []
+    try:
+        yield written
+    finally:
+        if not record.exists():
+            for path in written:
+                path.unlink(missing_ok=True)
+
+
+def _write_beside(path: Path, rows: Iterable[dict[str, Any]], written: list[Path]) -> NamedFile:
+    named = NamedFile(file=path.name, sha256=_write_once(path, _lines(rows)))
+    written.append(path)  # not before: until then the name may be another writer's
+    return named
 
 
 def _lines(rows: Iterable[dict[str, Any]]) -> Iterator[bytes]:

@@ -28,7 +28,7 @@ from harness.resume.keeper import Keeper
 from harness.resume.loop import Loop
 from harness.resume.randomness import Randomness
 from harness.resume.training_state import TrainingState
-from harness.sharded import clip, is_split
+from harness.sharded import clip, is_split, own_part
 from methods import Attachment
 from tasks import Example, Task
 
@@ -39,7 +39,7 @@ WARM_UP_STEPS = 5  # allocator, caches and thread pools settle; not part of the 
 
 
 class DivergedError(RuntimeError):
-    """The loss stopped being a number; the message names the step."""
+    """The loss or a weight stopped being a number; the message names the step."""
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,11 @@ def ways(
         if options.compile:
             stack.callback(model.compile().remove)
         if pictures := {example.image for example in examples if example.image is not None}:
-            stack.callback(model.keep_features(cache_folder() / FEATURES, pictures=len(pictures), name=name).remove)
+            folder = cache_folder() / FEATURES
+            try:
+                stack.callback(model.keep_features(folder, pictures=len(pictures), name=name).remove)
+            except OSError as error:
+                note(f"{folder}: cannot be written ({error.strerror}), so features of pictures are computed every time")
         return stack.pop_all()
 
 
@@ -197,7 +201,7 @@ def train(
     computes its share of every batch, and all end with the same weights.
 
     Raises:
-        DivergedError: the loss is NaN or infinite.
+        DivergedError: the loss, or a weight that would be kept, is NaN or infinite.
         KeyboardInterrupt: the keeper was asked to stop; everything so far is kept.
     """
     set_seed(seed + ranks.rank)
@@ -210,7 +214,9 @@ def train(
     attachment.train(True)
     watch = Stopwatch(model.device)
     lengths = [model.text_length(prompt, answer) for prompt, answer in task.texts(examples, train=True)]
-    course = Course(Loop(trained, optimizer, accelerator), keeper, Stopwatch(model.device))
+
+    finite = functools.partial(_check_finite, trained, ranks=ranks, steps=steps)
+    course = Course(Loop(trained, optimizer, accelerator), keeper, Stopwatch(model.device), finite)
     result = TrainResult.so_far(course.kept, lengths)
     first = len(result.losses)
     if after_step is not None:
@@ -256,6 +262,15 @@ def train(
         course.end(result)
     attachment.train(False)
     return result
+
+
+def _check_finite(trained: Mapping[str, nn.Parameter], step: int, last_good: str, *, ranks: Ranks, steps: int) -> None:
+    """The loss tells of an update that broke the weights only at the next step, and of the last update never."""
+    broken = sum(int((~torch.isfinite(own_part(parameter.detach()))).sum()) for parameter in trained.values())
+    if ranks.total(broken):
+        raise DivergedError(
+            f"a trained weight is not a finite number after step {step} of {steps}; lower train.lr{last_good}"
+        )
 
 
 @dataclass(frozen=True)

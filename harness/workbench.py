@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import select
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 from harness.backbones.backbone import Backbone
+from harness.columns import visible
 from harness.measure import Outcome
 from harness.plan import CellPlan, Plan
 from harness.prepare import Overlong, TaskData
@@ -25,7 +28,7 @@ class Bench:
 
     `title` is this process's claim to the cell that is run now; `ranks` are the processes that share each cell; `stop`
     knows whether the run is to leave; `validation` is what tuning is given, by task like `data`, nothing without
-    `--tune`.
+    `--tune`; `since` is when the command began: a cell that failed later is not run again by it.
     """
 
     plan: Plan
@@ -38,6 +41,7 @@ class Bench:
     ranks: Ranks = ALONE
     stop: Stop = field(default_factory=Stop)
     validation: Mapping[str, TaskData] = field(default_factory=dict)
+    since: datetime = field(default_factory=lambda: datetime.now(UTC))
 
 
 @dataclass(frozen=True)
@@ -106,6 +110,27 @@ def key(bench: Bench, cell: CellPlan) -> str:
 def title(bench: Bench, plan: CellPlan, number: str) -> str:
     """How the lines on a cell begin; `number` is its place in the matrix."""
     return f"{number} {plan.method_name} on {plan.task_name}, {bench.model.name}, seed {plan.seed}"
+
+
+def say_elsewhere(label: str, holder: Mapping[str, Any]) -> None:
+    """Say that another process runs the cell of this title."""
+    who = visible(f"process {holder.get('pid')} on {holder.get('host')}")
+    say(f"{label}: left to {who}, which runs it")
+
+
+def say_taken_over(label: str) -> None:
+    """Say that the record of the cell of this title is another process's to write."""
+    say(f"{label}: not recorded: this machine was silent for long, and another process took the run over")
+
+
+def is_unread() -> bool:
+    """Whether whoever read what this process says has gone, as `| head` does; a pipe to a helper may break too."""
+    if not hasattr(select, "poll"):
+        return True
+    poll = select.poll()
+    for stream in (1, 2):
+        poll.register(stream, 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def say(line: str) -> None:

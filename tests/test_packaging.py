@@ -116,6 +116,16 @@ def test_ci_and_readme_call_environments_that_exist() -> None:
     assert os.access(ROOT / ".ci/run", os.X_OK)
 
 
+def test_the_matrix_runs_on_the_device_that_it_names() -> None:
+    tox = configparser.ConfigParser(interpolation=None)
+    tox.read(ROOT / "tox.ini", encoding="utf-8")
+    [name] = [name for name in tox.sections() if name.startswith("testenv:{gpu,cpu}")]
+    devices = [line.split(": DEVICE = ") for line in tox[name]["set_env"].splitlines() if ": DEVICE = " in line]
+    assert devices == [["gpu0,gpu1,gpu2,gpu3", "cuda:0"], ["cpu0,cpu1,cpu2,cpu3", "cpu"]]
+    assert "--device {env:DEVICE}" in tox[name]["commands"]
+    assert int(tox[name]["interrupt_timeout"]) > 10, "a training that is asked to leave may take so long"
+
+
 def test_the_demo_command_parses() -> None:
     from harness import cli
 

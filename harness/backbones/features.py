@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import tempfile
 import zlib
@@ -15,6 +16,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+OF = "-of-"
+"""Between the two parts of a name: whose features they are, and what they were made with."""
 FREE_SHARE = 0.5  # of the disk's free space that features may take
 KEY_BYTES, CHECK_BYTES = 32, 4
 # All that files of another program may lead to; RecursionError is a RuntimeError.
@@ -25,12 +28,15 @@ class FeatureStore:
     """Features by the content of their picture, in a file that vanishes with the store unless it has a name.
 
     What is read is what was computed when the picture was first seen, bit by bit. Pictures beyond `capacity`, or
-    beyond half of the disk's free space, are computed anew each time.
+    beyond half of the disk's free space, are computed anew each time, and so are all from where the disk takes no more.
 
     Under a name the files stay, for a process that goes on with the same training: `features` holds the rows, `index`
     a line of JSON (dtype, and shape with the number of rows) with its checksum, and then for each row the key of its
     picture and a checksum, those of one batch in a single write. What is damaged is made anew. Only one process at a
-    time may use a name.
+    time may use a name. Of two names that begin alike up to `OF`, the later one removes what the other has left.
+
+    Raises:
+        OSError: the folder cannot be written.
     """
 
     def __init__(self, folder: Path, *, capacity: int, name: str | None = None) -> None:
@@ -38,6 +44,7 @@ class FeatureStore:
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
         if name is not None:
             self._folder = folder / name
+            discard(folder, name.partition(OF)[0], but=name)
         else:
             self._temporary = tempfile.TemporaryDirectory(dir=folder, prefix="features-", ignore_cleanup_errors=True)
             self._folder = Path(self._temporary.name)
@@ -45,6 +52,7 @@ class FeatureStore:
         self._rows: dict[bytes, int] = {}
         self._kept = torch.empty(0)
         self._index: IO[bytes] | None = None
+        self._file: IO[bytes] | None = None
         if self._temporary is None and not self._reopen():
             self._start_over()
 
@@ -68,20 +76,27 @@ class FeatureStore:
     def close(self) -> None:
         """Forget everything, and free the disk unless the store has a name."""
         self._rows, self._kept, self._capacity = {}, torch.empty(0), 0
-        if self._index is not None:
-            self._index.close()
+        self._close_files()
         if self._temporary is not None:
             self._temporary.cleanup()
 
     def _add(self, places: Mapping[bytes, int], made: Tensor) -> None:
-        if not self._kept.numel():
-            self._begin(made)
+        try:
+            if not self._kept.numel() and self._capacity:
+                self._begin(made)
+            self._write(list(places.items())[: self._capacity - len(self._rows)], made)
+        except (OSError, RuntimeError):  # the disk is full; torch's own error where it cannot make the file as long
+            self._capacity = len(self._rows)
+
+    def _write(self, fresh: Sequence[tuple[bytes, int]], made: Tensor) -> None:
         entries = []
-        for key, place in list(places.items())[: self._capacity - len(self._rows)]:
-            row = len(self._rows)
-            self._kept[row] = made[place].cpu()
+        for key, place in fresh:
+            row, content = len(self._rows), made[place].detach().cpu().contiguous()
+            raw = content.view(torch.uint8).numpy().tobytes()
+            # Not through the map, where a full disk ends the process.
+            _write_at(self._file, raw, row * len(raw))
             self._rows[key] = row
-            entries.append(key + _checksum(self._kept[row]))
+            entries.append(key + _checksum(content))
         if self._index is not None:
             # At once: a process that is killed has kept all new pictures of a batch, or none of them.
             self._index.write(b"".join(entries))
@@ -99,18 +114,25 @@ class FeatureStore:
 
     def _map(self, dtype: torch.dtype, shape: Sequence[int]) -> None:
         size = torch.Size(shape)
-        kept = torch.from_file(str(self._folder / "features"), shared=True, size=size.numel(), dtype=dtype)
+        path = self._folder / "features"
+        kept = torch.from_file(str(path), shared=True, size=size.numel(), dtype=dtype)
+        self._file = path.open("r+b", buffering=0)
         self._kept = kept.view(size)
 
     def _start_over(self) -> None:
         """Forget what is kept under this name, whatever lies there."""
         self._rows, self._kept, self._capacity = {}, torch.empty(0), self._limit
-        if self._index is not None:
-            self._index.close()
+        self._close_files()
         if self._folder.is_dir() and not self._folder.is_symlink():
             shutil.rmtree(self._folder)
         self._folder.unlink(missing_ok=True)
         self._folder.mkdir()
+
+    def _close_files(self) -> None:
+        for file in (self._index, self._file):
+            if file is not None:
+                file.close()
+        self._index = self._file = None
 
     def _reopen(self) -> bool:
         """Go on with what an earlier process left under this name, up to the first row that is damaged."""
@@ -138,9 +160,21 @@ class FeatureStore:
         return True
 
 
-def discard(folder: Path, name: str) -> None:
-    """Remove what is kept under a name."""
-    shutil.rmtree(folder / name, ignore_errors=True)
+def discard(folder: Path, whose: str, *, but: str | None = None) -> None:
+    """Remove what is kept under names that are this one, or begin with it before `OF`; all `but` one of them."""
+    for path in (folder / whose, *folder.glob(f"{whose}{OF}*")):
+        if path.name != but:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _write_at(file: IO[bytes] | None, content: bytes, offset: int) -> None:
+    """All of it; the system may take a part at a time."""
+    if file is None:
+        raise ValueError("there is no file to write to")
+    raw = memoryview(content)
+    while raw:
+        written = os.pwrite(file.fileno(), raw, offset)
+        raw, offset = raw[written:], offset + written
 
 
 def _header(text: bytes) -> bytes:

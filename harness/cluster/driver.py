@@ -12,6 +12,7 @@ import ray
 from harness.cluster import resources
 from harness.cluster.options import Options
 from harness.cluster.resources import Share
+from harness.resume.stop import handlers_kept
 from harness.settings import UsageError
 
 KNOCK_S = 10.0
@@ -28,7 +29,8 @@ def joined(options: Options, device: str) -> Iterator[Share]:
     try:
         if options.address:
             _knock(options.address)
-        ray.init(address=options.address or "auto", log_to_driver=False, logging_level=logging.ERROR)
+        with handlers_kept():  # Ray takes SIGTERM, and would end the process with another exit code
+            ray.init(address=options.address or "auto", log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UsageError(f"--executor ray: no Ray cluster {where}, or start one with 'ray start' ({reason})") from None

@@ -18,24 +18,24 @@ from typing import Any
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from harness.cell import ELSEWHERE, kept
+from harness.cell import ELSEWHERE, keeper_of, kept
 from harness.cluster import node, resources
 from harness.cluster.job import Job, portable
 from harness.cluster.parcel import Arrivals, Ended, Line, ParcelError, Piece
 from harness.cluster.progress import Progress
 from harness.cluster.resources import Share
-from harness.recording import append
-from harness.resume.claims import Claim, Claims
-from harness.workbench import Bench, Ending, Ready, identity, key, say, title
+from harness.recording import append, sweep
+from harness.resume.claims import WAIT_S, Claim, Claims
+from harness.resume.stop import handlers_kept
+from harness.store import StoreError
+from harness.workbench import Bench, Ending, Ready, identity, key, say, say_elsewhere, say_taken_over, title
 
 MOST_STARTS = 3
 """How often a cell is started whose node, or process there, is lost."""
 AT_ONCE = 1000
 """Cells that Ray has at a time, running or waiting for a node. Each has a claim, which is touched every few seconds."""
-WAIT_S = 2.0
-"""Between two looks at a cell that another process runs."""
-LEAVE_S = 10.0
-"""How long nodes have to clear up after Ctrl-C."""
+LEAVE_S = 5.0
+"""How long nodes have to clear up after Ctrl-C; the driver is to have left ten seconds after it."""
 IDLE_S = 60.0
 """Between two looks whether any node is left."""
 
@@ -52,7 +52,8 @@ def run(bench: Bench, ready: Sequence[Ready], share: Share) -> list[str]:
     """
     matrix = _Matrix(bench, ready, share)
     try:
-        asyncio.run(matrix.run())
+        with handlers_kept():
+            asyncio.run(matrix.run())
     except asyncio.CancelledError:
         return [*matrix.statuses.values(), "interrupted"]
     except BaseExceptionGroup as group:
@@ -108,12 +109,13 @@ class _Matrix:
         if not isinstance(claim, Claim):
             if index not in self._left_to_others:
                 self._left_to_others.add(index)
-                who = f"process {claim.get('pid')} on {claim.get('host')}"
-                say(f"{title(bench, cell, number)}: left to {who}, which runs it")
+                say_elsewhere(title(bench, cell, number), claim)
             return ELSEWHERE
         try:
             bench = dataclasses.replace(bench, title=claim.title)
-            if (status := kept(bench, cell, number)) is not None:
+            if claim.taken_over:
+                sweep(bench, cell)
+            if (status := kept(bench, cell, ready, number)) is not None:
                 return status
             if ready.skip is not None:
                 return append(bench, cell, ready, datetime.now(UTC), number, Ending("skipped", ready.skip))
@@ -149,7 +151,7 @@ class _Matrix:
             task = self._task.remote(self._job(index), self._share.cpus, str(bench.plan.results))
             try:
                 failure = await self._follow(task, index, label, arrivals)
-            except (asyncio.CancelledError, ParcelError):
+            except (asyncio.CancelledError, ParcelError, StoreError):
                 await _cancel(task)
                 raise
             if failure is not None:
@@ -158,9 +160,11 @@ class _Matrix:
             if record.status == "interrupted":
                 raise LostError("it was asked to leave")
             if bench.title is not None and not bench.title.held():
-                say(f"{label}: not recorded: this machine was silent for long, and another process took the run over")
+                say_taken_over(label)
                 return ELSEWHERE
             arrivals.deliver(record, bench.store)
+            if record.status in ("ok", "skipped"):  # it may have been begun here before
+                keeper_of(bench, cell, self._ready[index], self._number(index)).forget()
             return record.status
 
     async def _follow(self, task: Any, index: int, label: str, arrivals: Arrivals) -> str | None:

@@ -32,7 +32,7 @@ _LOOK_S = 0.5
 
 
 def run_cell(job: bytes, threads: int, results: str) -> Iterator[Message]:
-    """Run the cell of a pickled `harness.cluster.child.Job`.
+    """Run the cell of a pickled `harness.cluster.job.Job`.
 
     Args:
         job: goes to the fresh process as it is.

@@ -65,11 +65,17 @@ class Arrivals:
 
     Args:
         results: the results folder of the driver; the files wait in a hidden folder of it.
+
+    Raises:
+        StoreError: it cannot be written.
     """
 
     def __init__(self, results: Path) -> None:
         self._results = results
-        self._holder = tempfile.TemporaryDirectory(prefix=".arriving-", dir=results)
+        try:
+            self._holder = tempfile.TemporaryDirectory(prefix=".arriving-", dir=results)
+        except OSError as error:
+            raise self._unwritable(error) from error
         self._store = Store(Path(self._holder.name))
 
     def __enter__(self) -> Arrivals:
@@ -83,14 +89,18 @@ class Arrivals:
 
         Raises:
             ParcelError: its name is none of a file that a cell leaves.
+            StoreError: it cannot be written, as on a full disk.
         """
         path = PurePosixPath(piece.path)
         if len(path.parts) < 5 or path.parts[0] not in ("runs", *BESIDE) or not all(map(_plain, path.parts)):
             raise ParcelError(f"a node sent a file by the name {piece.path!r}, which no run leaves")
         target = self._store.root.joinpath(*path.parts)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with target.open("ab") as file:
-            file.write(piece.content)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with target.open("ab") as file:
+                file.write(piece.content)
+        except OSError as error:
+            raise self._unwritable(error) from error
 
     def record(self, cell: Cell) -> Record:
         """The record that came.
@@ -132,8 +142,16 @@ class Arrivals:
             for path in sorted(self._store.root.joinpath(top, below).rglob("*")):
                 target = self._results / path.relative_to(self._store.root)
                 if path.is_file() and not target.exists():
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    path.replace(target)
+                    try:
+                        target.parent.mkdir(parents=True, exist_ok=True)
+                        path.replace(target)
+                    except OSError as error:
+                        raise self._unwritable(error) from error
+
+    def _unwritable(self, error: OSError) -> StoreError:
+        return StoreError(
+            f"results folder {self._results} cannot be written ({error.strerror}): choose another --results DIR"
+        )
 
 
 def _plain(part: str) -> bool:

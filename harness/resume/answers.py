@@ -6,6 +6,8 @@ import base64
 import dataclasses
 import json
 import math
+import os
+import secrets
 import sys
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -25,6 +27,9 @@ _UNUSABLE = (ValueError, KeyError, TypeError, AttributeError, RuntimeError, Over
 class KeptAnswers:
     """The batches of one evaluation; each line ends in a checksum, which tells what was cut by a crash.
 
+    Attributes:
+        used: how many batches of an earlier process were asked for.
+
     Args:
         path: the file; what it holds of other weights is dropped.
         belongs: whose answers they are: the cell, the code and the weights.
@@ -40,6 +45,7 @@ class KeptAnswers:
         first, *lines = _whole_lines(path) or [""]
         kept = {line: row for line in lines if (row := _row(line)) is not None} if first == header else {}
         self._batches = {tuple(row["ids"]): row for row in kept.values()}
+        self.used = 0
         self._file: IO[bytes] | None = None
         self._open([header, *kept])
 
@@ -64,6 +70,7 @@ class KeptAnswers:
             del self._batches[tuple(ids)]
             self._say(f"{self._path}: the answers to {len(ids)} examples are made again ({error!r})")
             return None
+        self.used += 1
         return found, row["ms"]
 
     def keep(self, predictions: Sequence[Prediction], ms: float) -> None:
@@ -76,7 +83,9 @@ class KeptAnswers:
             if not all(_same(self._decoded(one, name), other) for one, other in zip(fields, predictions, strict=True)):
                 raise ValueError(f"a {name} is not the same after a trip through JSON")
             row = {"ids": [one.id for one in predictions], "ms": ms, "class": name, "predictions": fields}
-            self._file.write(_line(json.dumps(row, ensure_ascii=False, allow_nan=False)))
+            line = _line(json.dumps(row, ensure_ascii=False, allow_nan=False))
+            if self._file.write(line) != len(line):
+                raise OSError("the disk is full")
         except (OSError, ValueError, TypeError, KeyError) as error:
             self._say(f"{self._path}: answers are not kept from here on ({error})")
             self.close()
@@ -88,11 +97,13 @@ class KeptAnswers:
         self._file = None
 
     def _open(self, lines: Sequence[str]) -> None:
-        """Begin the file anew with what is whole of it, and leave it open."""
+        """Leave the file open behind what is whole of it, which on a full disk stays."""
+        content = b"".join(map(_line, lines))
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self._path.open("wb", buffering=0)
-            self._file.write(b"".join(map(_line, lines)))
+            if not self._path.is_file() or self._path.read_bytes() != content:
+                _replace(self._path, content)
+            self._file = self._path.open("ab", buffering=0)
         except OSError as error:
             self._say(f"{self._path}: answers are not kept ({error.strerror})")
             self.close()
@@ -150,6 +161,19 @@ def _check(found: Sequence[Prediction], ids: Sequence[str]) -> None:
         raise ValueError("they are of other examples")
     if not all(isinstance(one.output, str) and (one.choice is None or type(one.choice) is int) for one in found):
         raise ValueError("they are no predictions")
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Write a file anew, beside its place first."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _line(text: str) -> bytes:

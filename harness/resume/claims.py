@@ -23,7 +23,10 @@ from harness.store import StoreError
 
 FOLDER = "claims"
 STALE_S, BEAT_S = 60.0, 10.0
+WAIT_S = 2.0
+"""Between two looks at a cell that another process runs."""
 _PROC = Path("/proc")
+_ENDED = ("Z", "X")  # killed, and not yet noticed by whoever started it
 _LONGEST_NAME = 18  # digits of a number that this code has made
 
 
@@ -43,10 +46,14 @@ class Title:
 
 @dataclass
 class Claim:
-    """A cell that is ours until `release`, unless others had reason to think that we are gone."""
+    """A cell that is ours until `release`, unless others had reason to think that we are gone.
+
+    `taken_over`: whoever had it before has not released it.
+    """
 
     title: Title
     beat_s: float
+    taken_over: bool = False
     _over: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
@@ -113,7 +120,7 @@ class Claims:
             if int(older.name) < int(path.name):
                 with contextlib.suppress(OSError):  # a folder of that name; it counts no more
                     older.unlink()
-        return Claim(Title(path, owner), self.beat_s)
+        return Claim(Title(path, owner), self.beat_s, taken_over=newest is not None)
 
     def _holder(self, path: Path, now: float) -> dict[str, Any] | None:
         """Who holds a claim; None where it is void."""
@@ -133,9 +140,12 @@ def _machine(pid: int) -> dict[str, Any]:
     try:
         boot = (_PROC / "sys/kernel/random/boot_id").read_text().strip()
         space = str((_PROC / "self/ns/pid").readlink())
-        # After the name in brackets, which may hold spaces, the twentieth field is when the process began.
-        began = (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
+        # After the name in brackets, which may hold spaces, come its state and, as the twentieth field, when it began.
+        state, *others = (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
+        began = others[18]
+    except (OSError, IndexError, ValueError):
+        return {}
+    if state in _ENDED:
         return {}
     return {"boot": boot, "space": space, "began": began}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -24,12 +25,15 @@ class Course:
 
     Attributes:
         watch: runs since the training began here.
+        check: raises where what is trained is worth nothing any more; it is told how many steps are done, and how a
+            message is to end.
         kept: the state that it goes on from.
     """
 
     loop: Loop
     keeper: Keeper | None
     watch: Stopwatch
+    check: Callable[[int, str], None] = field(default=lambda step, last_good: None)
     kept: TrainingState | None = field(init=False)
 
     def __post_init__(self) -> None:
@@ -52,10 +56,12 @@ class Course:
 
         Raises:
             KeyboardInterrupt: to leave.
+            Exception: what `check` raises.
         """
         if self.keeper is None or before is None:
             return
         if self.keeper.due(len(result.losses), self.loop.nbytes):
+            self.check(len(result.losses), self.last_good())
             self.keeper.keep(self._state(result, before, ended=None))
         self.keeper.stop.check()
 
@@ -63,14 +69,15 @@ class Course:
         """Fill in how long it took, and name and keep what came of it.
 
         Raises:
-            KeyboardInterrupt: as `between`.
+            KeyboardInterrupt, Exception: as `between`.
         """
         result.wall_s = self._wall_s()
+        self.check(len(result.losses), self.last_good())
         if self.keeper is None:
             return
         if self.kept is not None and self.kept.ended is not None:
             result.weights = self.kept.ended
-        elif self.keeper.worth(self.loop.nbytes):
+        elif self.keeper.stop.requested or self.keeper.worth(self.loop.nbytes, after_s=result.wall_s):
             name = secrets.token_hex(8)
             if self.keeper.keep(self._state(result, randomness.on_cpu(), ended=name)):
                 result.weights = name

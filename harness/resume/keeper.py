@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 import shutil
 import time
@@ -85,10 +87,10 @@ class Keeper:
         minutes = time.monotonic() - self._kept_at >= 60 * self.every.minutes
         return self.stop.requested or ((steps or minutes) and self.worth(nbytes))
 
-    def worth(self, nbytes: int) -> bool:
-        """Whether writing so many bytes takes a small share of the time since the last state was written."""
+    def worth(self, nbytes: int, *, after_s: float | None = None) -> bool:
+        """Whether writing so many bytes takes a small share of `after_s`, or of the time since a state was written."""
         cost = nbytes / BYTES_PER_S if self._cost_s is None else self._cost_s
-        return cost <= MOST_SHARE * (time.monotonic() - self._kept_at)
+        return cost <= MOST_SHARE * (time.monotonic() - self._kept_at if after_s is None else after_s)
 
     def keep(self, state: TrainingState) -> bool:
         """Write a state, then drop those before it. Where that fails it is said, and the training goes on."""
@@ -121,14 +123,27 @@ class Keeper:
         return next((folder for _, folder in reversed(self._states())), None)
 
     @property
-    def name(self) -> str:
-        """Of the cell, also for what is kept of it elsewhere."""
-        return self.folder.name
+    def kept_step(self) -> int | None:
+        """The step of the last state that was kept or gone on from; None where there is none."""
+        return self._kept_step
+
+    @property
+    def features(self) -> str:
+        """The name of the features that are kept for this training: of this cell in these results, code and libraries.
+
+        Features lie in the cache, which all results folders and versions of the code share.
+        """
+        belongs = json.dumps(dict(self.belongs), sort_keys=True)
+        return f"{self._place}{features.OF}{hashlib.sha256(belongs.encode()).hexdigest()[:32]}"
 
     def forget(self) -> None:
         """Remove everything: the cell is recorded, or is to begin anew."""
         shutil.rmtree(self.folder, ignore_errors=True)
-        features.discard(cache_folder() / FEATURES, self.name)
+        features.discard(cache_folder() / FEATURES, self._place)
+
+    @property
+    def _place(self) -> str:
+        return hashlib.sha256(str(self.folder.resolve()).encode()).hexdigest()[:32]
 
     def _states(self) -> list[tuple[int, Path]]:
         """Whole ones and damaged ones, by step."""

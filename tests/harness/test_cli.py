@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -187,6 +189,36 @@ def test_interrupted(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mon
     monkeypatch.setattr(tasks, "names", stop)
     assert cli.main(["list", "tasks"]) == 130
     assert capsys.readouterr().err == "vltune: interrupted\n"
+
+
+def test_sigterm_is_heeded_like_ctrl_c(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(tasks, "names", lambda: signal.raise_signal(signal.SIGTERM))
+    assert cli.main(["list", "tasks"]) == 130
+    assert capsys.readouterr().err == "vltune: interrupted\n"
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.mark.parametrize(
+    ("error", "lacking"),
+    [
+        (MemoryError(), "more memory"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "more memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."), "another 0 MiB"),
+    ],
+)
+def test_memory_that_runs_out_before_any_cell_is_one_line(
+    error: Exception, lacking: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> list[str]:
+        raise error
+
+    monkeypatch.setattr(tasks, "names", fail)
+    assert cli.main(["list", "tasks"]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"vltune: error: out of memory ({lacking}")
+    assert err.endswith("could not be had); give more with --memory-gib, or free some\n")
+    assert len(err.splitlines()) == 1
 
 
 @pytest.mark.parametrize("code", [0, 1, 130])

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from harness import cli, isolation
 from harness.record import Record
-from harness.store import Store
+from harness.store import Store, StoreError
 from tasks.mini import scienceqa as mini_scienceqa
 
 
@@ -63,6 +66,47 @@ def test_runs_of_their_own_processes_give_the_same(arguments: list[str], tmp_pat
         assert (here[method].provenance["isolated"], apart[method].provenance["isolated"]) == (False, True)
     assert cli.main([*arguments, str(tmp_path / "apart"), "--isolate"]) == 0
     assert len(Store(tmp_path / "apart").read()) == 2, "runs that are recorded are kept"
+
+
+def test_what_ends_the_run_ends_it_from_a_process_of_its_own_too(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real = isolation.apart
+    monkeypatch.setattr(isolation, "apart", lambda call, *others: real(full_disk))
+    assert cli.main([*arguments, str(tmp_path / "results"), "--isolate"]) == 2
+    assert capsys.readouterr().err == "vltune: error: disk full: choose another --results DIR\n"
+    assert records(tmp_path / "results") == {}
+
+
+def full_disk() -> None:
+    raise StoreError("disk full: choose another --results DIR")
+
+
+def test_a_cell_that_ends_while_the_run_is_asked_to_leave_is_the_last(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def apart(call: Callable[..., Any], *given: Any) -> Any:
+        result = call(*given)
+        with contextlib.suppress(KeyboardInterrupt):  # it is waited for, and had just ended
+            signal.raise_signal(signal.SIGTERM)
+        return result
+
+    monkeypatch.setattr(isolation, "apart", apart)
+    assert cli.main([*arguments, str(tmp_path / "results"), "--isolate"]) == 130
+    assert set(records(tmp_path / "results")) == {"lora"}
+    assert "1 of 2 cells not done" in capsys.readouterr().out
+
+
+def test_a_process_that_is_killed_once_it_has_recorded_its_cell_is_no_failure(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def apart(call: Callable[..., Any], *given: Any) -> Any:
+        call(*given)
+        raise isolation.ProcessEndedError("it was ended by SIGKILL")
+
+    monkeypatch.setattr(isolation, "apart", apart)
+    assert cli.main([*arguments, str(tmp_path / "results"), "--isolate"]) == 0
+    assert [record.status for record in Store(tmp_path / "results").read()] == ["ok", "ok"]
 
 
 def test_a_run_whose_process_is_killed_is_recorded_and_the_others_go_on(

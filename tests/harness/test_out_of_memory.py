@@ -32,6 +32,8 @@ def test_what_torch_raises_is_known() -> None:
     assert ran_out(caught.value)
     assert ran_out(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has"))
     assert ran_out(RuntimeError("could not create a primitive"))
+    assert ran_out(RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be reported asynchronously"))
+    assert ran_out(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"))
     assert not ran_out(RuntimeError("CUDA error: device-side assert triggered"))
     assert wanted(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has")) == (
         "another 2.00 GiB"

@@ -6,12 +6,14 @@ import json
 import os
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from safetensors.torch import load_file
 
+from harness.ranks import Ranks, together
 from harness.record import Record
 from harness.results_check import check
 from harness.store import Store
@@ -166,9 +168,105 @@ def test_a_rank_that_is_killed_ends_the_run_and_the_same_command_goes_on(
     assert {record.cell.method for record in Store(tmp_path / "r").read() if record.status == "ok"} == {"frozen"}
 
 
+def test_processes_are_waited_for_longer_than_any_cell_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[dict[str, Any]] = []
+    monkeypatch.setattr("torch.distributed.init_process_group", lambda backend, **named: begun.append(named))
+    monkeypatch.setattr("torch.distributed.destroy_process_group", lambda: None)
+    with together(Ranks(0, 2), "cpu"):
+        pass
+    assert begun[0]["timeout"] >= timedelta(days=1)
+
+
 def _children(pid: int) -> list[int]:
     text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
     return [int(word) for word in text.split()]
+
+
+BROKEN = """
+import os, sys
+from harness import cell, cli
+real = cell.measure
+def measure(model, plan, *given, **named):
+    if plan.method_name == "lora" and os.environ["RANK"] in sys.argv[1].split(","):
+        raise ValueError("broken")
+    return real(model, plan, *given, **named)
+cell.measure = measure
+sys.exit(cli.main(sys.argv[2:]))
+"""
+DATA_OF_ITS_OWN = """
+import os, sys
+from harness import cli
+own, *words = sys.argv[1:]
+if os.environ["RANK"] == "1":
+    words[words.index("--data-root") + 1] = own
+sys.exit(cli.main(words))
+"""
+
+
+def run_script(script: str, tmp_path: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    (tmp_path / "script.py").write_text(script)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    return subprocess.run(
+        [*launcher, str(tmp_path / "script.py"), *words],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("broken", ["0,1", "1"])
+def test_a_cell_that_fails_is_recorded_once_and_stands_before_no_other(
+    broken: str, data: Path, tiny_folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    words = arguments(tiny_folders, tmp_path / "r", data, "--methods", "lora,frozen", "--task", "scienceqa")
+    ends = []
+    for _ in range(2):
+        done = run_script(BROKEN, tmp_path, broken, *words)
+        assert done.returncode != 0
+        ends.append([(record.cell.method, record.status) for record in Store(tmp_path / "r").read()])
+    assert ends[0] == [("lora", "failed")], done.stdout + done.stderr
+    assert ends[1] == [("lora", "failed"), ("frozen", "ok"), ("lora", "failed")]
+    assert all("ValueError: broken" in str(r.reason) for r in Store(tmp_path / "r").read() if r.status == "failed")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("there", [False, True])
+def test_what_one_process_alone_has_is_told_in_one_line(
+    there: bool, data: Path, tiny_folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    if there:
+        mini_scienceqa.write(tmp_path / "own", seed=1, train=40, val=2, test=21)
+    words = arguments(tiny_folders, tmp_path / "r", data, "--methods", "frozen", "--task", "scienceqa")
+    done = run_script(DATA_OF_ITS_OWN, tmp_path, str(tmp_path / "own"), *words)
+    assert done.returncode != 0
+    [line] = [line for line in done.stderr.splitlines() if line.startswith("vltune: error: ")]
+    assert ("has other data of scienceqa than rank 0" if there else "no such folder") in line
+    assert "gloo" not in done.stderr
+    assert Store(tmp_path / "r").read() == []
+
+
+@pytest.mark.slow
+def test_accelerate_launch_does_as_torchrun(data: Path, tiny_folders: tuple[Path, Path], tmp_path: Path) -> None:
+    words = ["--methods", "llava", "--task", "scienceqa", "--batch-size", "8"]
+    assert run(arguments(tiny_folders, tmp_path / "1", data, *words), 1).returncode == 0
+    launcher = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    launcher += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    done = subprocess.run(
+        [sys.executable, *launcher, "-m", "harness", *arguments(tiny_folders, tmp_path / "2", data, *words)],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4"},
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    [alone], [two] = records(tmp_path / "1").values(), records(tmp_path / "2").values()
+    assert two.cell.options["run"]["processes"] == 2
+    assert two.metrics == alone.metrics
+    losses = [(Store(tmp_path / n).samples(one) or {})["train_loss"] for n, one in (("1", alone), ("2", two))]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
 
 
 @pytest.mark.parametrize(

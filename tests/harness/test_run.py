@@ -11,14 +11,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
-from harness import cli, run
+from harness import cli, flops, run
 from harness.backbones.decoder import DecoderModel
 from harness.record import METERS, Record, Unavailable
 from harness.store import Store
+from harness.train import forward_backward
 from tasks.mini import scienceqa as mini_scienceqa
 
 Run = Callable[..., int]
@@ -196,16 +200,124 @@ def test_ctrl_c_leaves_an_interrupted_record(tiny_folders: tuple[Path, Path], pr
     with subprocess.Popen(command, text=True, preexec_fn=mortal, **pipes) as process:
         try:
             assert process.stdout is not None
-            assert "1 cell" in process.stdout.readline()
+            assert process.stdout.readline() == "checking 1 cell: data, weights and prompts of llm+clip\n"
+            assert "1 cell on" in process.stdout.readline()
             time.sleep(2)  # the cell has begun; 100,000 steps take longer than any machine waits here
             process.send_signal(signal.SIGINT)
-            _, err = process.communicate(timeout=60)
+            out, err = process.communicate(timeout=60)
         finally:
             process.kill()
     assert process.returncode == 130
     (record,) = records(tmp_path)
-    assert (record.status, record.reason) == ("interrupted", "stopped by the user (Ctrl-C or SIGTERM)")
+    assert record.status == "interrupted"
+    [kept] = (tmp_path / "results").glob("unfinished/*/training-*")
+    step = int(kept.name.removeprefix("training-"))
+    reason = f"stopped by the user (Ctrl-C or SIGTERM); its training is kept up to step {step}"
+    assert record.reason == reason
+    assert out.endswith("1 of 1 cell not done: the same command goes on with what is left\n"), "no table"
     assert "Traceback" not in err
+
+
+def test_sigterm_while_it_starts_is_heeded_like_ctrl_c(
+    tiny_folders: tuple[Path, Path], problems: Path, tmp_path: Path
+) -> None:
+    llm, vision = map(str, tiny_folders)
+    command = [sys.executable, "-m", "harness", "run", "--methods", "frozen", "--task", "scienceqa", "--steps", "1"]
+    command += ["--llm", llm, "--vision", vision, "--data-root", str(problems), "--results", str(tmp_path / "results")]
+    with subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("checking 1 cell")
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err == "vltune: interrupted\n"
+
+
+def test_whoever_stops_reading_makes_no_cell_fail(
+    tiny_folders: tuple[Path, Path], problems: Path, tmp_path: Path
+) -> None:
+    llm, vision = map(str, tiny_folders)
+    command = [sys.executable, "-m", "harness", "run", "--methods", "frozen,llava", "--task", "scienceqa", "--isolate"]
+    command += ["--llm", llm, "--vision", vision, "--data-root", str(problems), "--results", str(tmp_path / "results")]
+    command += ["--steps", "1", "--device", "cpu"]
+    with subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        while "2 cells on" not in process.stdout.readline():
+            pass
+        process.stdout.close()
+        assert process.stderr is not None
+        err = process.stderr.read()
+    assert process.returncode == 141, err
+    assert [record.status for record in records(tmp_path)] == ["ok"], "what was recorded before anybody noticed"
+    assert list((tmp_path / "results" / "claims").iterdir()) == []
+
+
+def test_a_cell_that_failed_since_the_command_began_is_not_run_again_by_another_process(
+    vltune: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    began, fail = datetime.now(UTC).isoformat(), ("--set", "train.lr=1e30", "--epochs", "5")
+    assert vltune(*fail) == 1
+    # Another process of the same command has begun when this one did.
+    monkeypatch.setenv("VLTUNE_BEGAN", began)
+    assert vltune(*fail) == 1
+    assert len(records(tmp_path)) == 1
+    assert "(failed: DivergedError: " in capsys.readouterr().out
+    # A command that is given later tries again.
+    monkeypatch.delenv("VLTUNE_BEGAN")
+    assert vltune(*fail) == 1
+    assert len(records(tmp_path)) == 2
+
+
+def test_a_cell_is_recorded_whole_though_the_run_is_asked_to_leave(
+    vltune: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real = Store.append
+
+    def append(self: Store, *given: Any, **named: Any) -> Path:
+        signal.raise_signal(signal.SIGTERM)
+        return real(self, *given, **named)
+
+    monkeypatch.setattr(Store, "append", append)
+    assert vltune(methods="frozen,memvp") == 130
+    assert [(record.cell.method, record.status) for record in records(tmp_path)] == [("frozen", "ok")]
+    assert capsys.readouterr().out.endswith("1 of 2 cells not done: the same command goes on with what is left\n")
+
+
+def test_meters_that_cannot_be_read_do_not_cost_the_record(
+    vltune: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    for where in ("meters.latency", "largest_batch.readings", "utilisation.utilisation"):
+        monkeypatch.setattr(f"harness.measure.{where}", broken)
+    assert vltune() == 0
+    [record] = records(tmp_path)
+    for name in ("infer_ms_per_sample", "largest_batch", "train_flops_utilisation"):
+        meter = record.meters[name]
+        assert isinstance(meter, Unavailable)
+        assert meter.reason == "could not be measured: OutOfMemoryError: CUDA out of memory."
+    assert record.meters["train_flops_per_sample"].value > 0  # type: ignore[union-attr, operator]
+
+
+def test_flops_are_counted_in_parts_that_fit(vltune: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, seen = flops.micro_batches, list[int]()
+
+    def backward(model: Any, task: Any, parts: Any, **named: Any) -> float:
+        if len(parts) < 3:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return forward_backward(model, task, parts, **named)
+
+    def count(model: Any, task: Any, examples: Any, accumulate: int) -> list[Any]:
+        seen.append(accumulate)
+        return real(model, task, examples, accumulate)
+
+    monkeypatch.setattr("harness.train.forward_backward", backward)
+    monkeypatch.setattr(flops, "micro_batches", count)
+    assert vltune("--batch-size", "6") == 0
+    [record] = records(tmp_path)
+    assert [cut["parts"] for cut in record.provenance["out_of_memory"]["training"]] == [1, 2]
+    assert seen == [6], "4 parts do not divide a batch of 6"
 
 
 def test_the_seeds_of_a_method_are_checked_together(

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from harness import cli, spread
+from harness import cli, plan, run, spread, workbench
+from harness.resume.claims import Claim, Claims
 from harness.store import Store
 from tasks.mini import scienceqa as mini_scienceqa
 
@@ -23,8 +24,13 @@ def test_a_worker_gets_the_command_without_what_spreads_it() -> None:
 
 
 def test_each_gpu_has_a_worker_that_sees_no_other() -> None:
-    team = spread.workers([2, 0], None, 8)
+    team = spread.workers([2, 0], None, 8, {})
     assert [worker.environment for worker in team] == [{"CUDA_VISIBLE_DEVICES": "2"}, {"CUDA_VISIBLE_DEVICES": "0"}]
+    ours = spread.workers([1, 0], None, 8, {"CUDA_VISIBLE_DEVICES": "4, GPU-5a"})
+    assert [worker.environment for worker in ours] == [
+        {"CUDA_VISIBLE_DEVICES": "GPU-5a"},
+        {"CUDA_VISIBLE_DEVICES": "4"},
+    ], "numbers count what this process was given"
     assert [worker.environment for worker in spread.workers([], 3, 8)] == [{"OMP_NUM_THREADS": "2"}] * 3
 
 
@@ -50,6 +56,94 @@ def test_a_worker_that_is_killed_is_started_again(tmp_path: Path) -> None:
     always = spread.workers([], 1, 1)
     assert spread.spread(always, script("import os; os.kill(os.getpid(), 9)"), said.append) == 1
     assert always[0].codes == [-9] * spread.MOST_STARTS
+
+
+def test_a_worker_that_starts_just_then_is_told_to_leave(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = subprocess.Popen
+
+    def popen(*words: object, **options: object) -> object:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.2)  # until the main thread has heard of it, which knows of no process yet
+        return real(*words, **options)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(subprocess, "Popen", popen)
+    started = time.monotonic()
+    assert spread.spread(spread.workers([], 1, 1), script("import time; time.sleep(60)"), lambda line: None) == 130
+    assert time.monotonic() - started < 10
+
+
+def test_a_worker_that_was_only_starting_counts_as_interrupted() -> None:
+    code = "import os, signal, time; os.kill(os.getppid(), signal.SIGTERM); time.sleep(60)"
+    assert spread.spread(spread.workers([], 1, 1), script(code), lambda line: None) == 130
+
+
+def test_workers_leave_when_nobody_reads_their_lines() -> None:
+    def say(line: str) -> None:
+        raise BrokenPipeError
+
+    code = "import os, time\nif os.environ['OMP_NUM_THREADS']: print(1, flush=True)\ntime.sleep(60)"
+    team = [spread.Worker("a", {"OMP_NUM_THREADS": ""}), spread.Worker("b", {"OMP_NUM_THREADS": "1"})]
+    started = time.monotonic()
+    with pytest.raises(BrokenPipeError):
+        spread.spread(team, script(code), say)
+    assert time.monotonic() - started < 10
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent is gone")
+def test_workers_leave_when_the_parent_is_killed(tiny_folders: tuple[Path, Path], tmp_path: Path) -> None:
+    mini_scienceqa.write(tmp_path / "data", seed=0, train=16, val=2, test=8)
+    words = [sys.executable, "-m", "harness", *arguments(tiny_folders, tmp_path, "results"), "--workers", "1"]
+    words[words.index("--steps") + 1] = "100000"
+    parent = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    assert parent.stdout is not None
+    for line in parent.stdout:
+        if line.startswith("[worker 0] 6 cells on"):
+            break
+    [worker] = children(parent.pid)
+    parent.kill()
+    parent.communicate()
+    started = time.monotonic()
+    while Path(f"/proc/{worker}").exists():
+        assert time.monotonic() - started < 10
+        time.sleep(0.05)
+
+
+def children(pid: int) -> list[int]:
+    return [int(n) for task in Path(f"/proc/{pid}/task").iterdir() for n in (task / "children").read_text().split()]
+
+
+@pytest.mark.slow
+def test_a_cell_that_fails_is_run_once_and_one_of_another_process_is_waited_for(
+    tiny_folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    mini_scienceqa.write(tmp_path / "data", seed=0, train=16, val=2, test=8)
+    words = [*arguments(tiny_folders, tmp_path, "results"), "--set", "train.lr=1e30"]
+    args = cli.parse(words)
+    args.argv = tuple(words)
+    bench, _ = run._prepared(plan.build(args))
+    elsewhere = Claims(tmp_path / "results").take(workbench.key(bench, bench.plan.cells[-1]))
+    assert isinstance(elsewhere, Claim)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "harness", *words, "--workers", "2"],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert process.stdout is not None
+    said = ""
+    while said.count("left to process") < 2 or len(Store(tmp_path / "results").read()) < 5:
+        said += (line := process.stdout.readline())
+        assert line, said
+    elsewhere.release()
+    said += process.communicate(timeout=100)[0]
+    assert process.returncode == 1, said
+    found = [(record.cell.method, record.cell.seed, record.status) for record in Store(tmp_path / "results").read()]
+    assert sorted(found) == sorted(
+        (method, seed, status)
+        for method, status in (("lora", "failed"), ("llava", "failed"), ("frozen", "ok"))
+        for seed in (0, 1)
+    )
 
 
 @pytest.mark.parametrize(

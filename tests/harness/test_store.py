@@ -6,12 +6,13 @@ import hashlib
 import json
 import multiprocessing
 import os
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from harness.record import METERS, Cell, MetricValue, Record, RecordError, unavailable
+from harness.record import METERS, Cell, MetricValue, Record, RecordError, new_run_id, unavailable
 from harness.store import Store, StoreError, folder_name
 
 STARTS = [f"20260102T03040{second}000Z-ab12cd34-0f0f0f" for second in range(10)]
@@ -207,6 +208,47 @@ def test_find_gives_the_latest_run_that_settled_the_cell(tmp_path: Path) -> None
     found = store.find(cell)
     assert found is not None
     assert found.run_id == STARTS[5]
+
+
+def test_an_interruption_before_the_record_leaves_nothing(tmp_path: Path) -> None:
+    class Interrupted(dict[str, list[float]]):
+        def get(self, *_: object) -> Any:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Store(tmp_path).append(make(), [{"id": "1"}], samples=Interrupted())
+    assert list(tmp_path.rglob("*.*")) == []
+
+
+def test_what_killed_writers_of_a_cell_left_behind_is_swept_away_and_nothing_else(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    ours, other = make().cell, make(seed=1).cell
+    now = datetime.now(UTC)
+    kept = [store.append(make(new_run_id(cell, now), seed=cell.seed), [{"id": "1"}]) for cell in (ours, other)]
+    folder = kept[0].parent
+    whole = set(folder.iterdir())
+    lost, running = new_run_id(ours, now), new_run_id(other, now)
+    left = [f"{lost}.predictions.jsonl", f"{lost}.samples.jsonl", f".{lost}.json.0123abcd.tmp", f".{lost}.json.claim"]
+    left += [f".{kept[0].name}.0123abcd.tmp"]
+    spared = [f"{running}.predictions.jsonl", f".{running}.json.0123abcd.tmp", "notes.txt"]
+    for name in (*left, *spared):
+        (folder / name).touch()
+    store.sweep(ours)
+    assert set(folder.iterdir()) == whole | {folder / name for name in spared}
+    Store(tmp_path / "nowhere").sweep(ours)
+
+
+def test_failures_are_found_by_their_end(tmp_path: Path) -> None:
+    store, then = Store(tmp_path), datetime(2026, 1, 2, tzinfo=UTC)
+    for number, (seed, status) in enumerate([(0, "failed"), (1, "failed"), (0, "ok")]):
+        record = make(STARTS[number], seed=seed, status=status)
+        ended = (then + timedelta(seconds=number)).isoformat(timespec="milliseconds")
+        store.append(record.model_copy(update={"provenance": {"ended": ended}}), None)
+    store.append(make(STARTS[9], status="failed"), None)  # does not say when
+    found = store.failed_since(make().cell, then)
+    assert found is not None
+    assert found.run_id == STARTS[0]
+    assert store.failed_since(make().cell, then + timedelta(milliseconds=1)) is None
 
 
 def test_find_reads_the_records_of_no_other_method(tmp_path: Path) -> None:

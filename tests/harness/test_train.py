@@ -18,7 +18,7 @@ from accelerate import Accelerator
 import methods
 from harness.backbones.decoder import DecoderModel
 from harness.plan import TrainOptions
-from harness.train import DivergedError, ahead, learning_rate, order, parameter_groups, total_steps, train, ways
+from harness.train import DivergedError, Step, ahead, learning_rate, order, parameter_groups, total_steps, train, ways
 from methods import Attachment
 from tasks import Example, Metric, Prediction, Task
 
@@ -151,6 +151,29 @@ def test_clipping_bounds_the_step(tiny_model: DecoderModel) -> None:
 def test_divergence_names_the_step(tiny_model: DecoderModel) -> None:
     with pytest.raises(DivergedError, match=r"the loss is (nan|inf) at step \d+ of 30; lower train.lr"):
         run(tiny_model, {"lr": 1e30, "steps": 30})
+
+
+def test_a_last_update_that_breaks_the_weights_is_noticed(tiny_model: DecoderModel) -> None:
+    attachment = methods.get("llava").attach(tiny_model, 0)
+    task = Echo()
+
+    def break_weights(step: Step) -> None:
+        next(iter(attachment.parameters())).data.fill_(torch.inf)
+
+    with pytest.raises(
+        DivergedError, match="a trained weight is not a finite number after step 1 of 1; lower train.lr"
+    ):
+        train(
+            tiny_model,
+            attachment,
+            task,
+            task.examples("train", Path(), limit=None),
+            options(steps=1),
+            accelerator=Accelerator(cpu=True),
+            seed=0,
+            label="test",
+            after_step=break_weights,
+        )
 
 
 def test_options_are_part_of_the_record() -> None:

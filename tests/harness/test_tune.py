@@ -14,10 +14,11 @@ from typing import Any
 
 import pytest
 
-from harness import cli, space, tune
+from harness import cli, run, space, tune
 from harness.leaderboard import frame
 from harness.plan import CellPlan, TrainOptions
 from harness.record import Record, cell_key
+from harness.resume.claims import Claim, Claims
 from harness.store import Store
 from harness.train import DivergedError
 from methods.blind import Blind
@@ -189,6 +190,34 @@ def test_seeds_share_what_is_chosen_once_and_finished_runs_are_kept(
     assert (row["method"], row["settings"], row["seeds"]) == ("memvp (tuned, 3 trials)", "tuned, 3 trials", [0, 1])
     assert vltune("--fresh") == 1
     assert "something was tuned" in str(records(tmp_path)[-1].reason)
+
+
+def test_a_method_is_tuned_by_one_process_for_all_seeds(
+    vltune: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    real, asked = Claims.take, list[str]()
+
+    def take(self: Claims, key: str) -> Claim | dict[str, Any]:
+        """Another process has the first seed for a while."""
+        asked.append(key)
+        held = key == asked[0] and asked.count(key) < 4
+        return {"pid": 7, "host": "far"} if held else real(self, key)
+
+    monkeypatch.setattr(run, "WAIT_S", 0.1)
+    monkeypatch.setattr(Claims, "take", take)
+    assert vltune("--seeds", "0,1") == 0
+    said = capsys.readouterr().out
+    assert said.count("left to process 7 on far, which runs it") == 2, "the other seed waits for what it chooses"
+    assert said.count("trial 1 of 3") == 1
+    assert len(records(tmp_path)) == 2
+
+
+def test_fresh_begins_a_tuned_run_anew(vltune: Run, tmp_path: Path, capsys: Captured) -> None:
+    assert vltune() == 0
+    [record] = records(tmp_path)
+    (tmp_path / "results" / "unfinished" / cell_key(record.cell) / "training-00000001").mkdir(parents=True)
+    assert vltune("--fresh") == 0
+    assert "not continued" not in capsys.readouterr().out
 
 
 def test_tuned_and_other_runs_never_share_a_row(vltune: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +14,10 @@ from torch import Tensor
 import methods
 from harness.backbones.decoder import DecoderModel
 from harness.backbones.features import FeatureStore, picture_keys
+from harness.plan import TrainOptions
+from harness.train import ways
+from tasks import Example
+from tests.full_disk import files_up_to
 
 
 class Tower:
@@ -69,6 +75,48 @@ def test_nothing_is_left_on_the_disk(dtype: torch.dtype, tmp_path: Path) -> None
     assert torch.equal(store.features(pixels, picture_keys(pixels), lambda given: given), made)
     store.close()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_costs_only_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, tower, real = FeatureStore(tmp_path, capacity=4, name="x"), Tower(), os.pwrite
+    first = read(store, tower, 1)
+
+    def full(*arguments: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", full)
+    assert torch.equal(read(store, tower, 1, 2, 3)[:, 0, 0], torch.tensor([2.0, 4.0, 6.0]))
+    monkeypatch.setattr(os, "pwrite", real)
+    assert torch.equal(read(store, tower, 2, 1)[:, 0, 0], torch.tensor([4.0, 2.0]))
+    assert tower.seen == 4, "of the second picture nothing is kept, of the first all"
+    store.close()
+    again = FeatureStore(tmp_path, capacity=4, name="x")
+    assert torch.equal(read(again, tower, 1), first)
+    assert tower.seen == 4
+    again.close()
+
+
+def test_a_disk_that_is_too_small_from_the_start_costs_only_time(tmp_path: Path) -> None:
+    store, tower = FeatureStore(tmp_path, capacity=100_000, name="x"), Tower()
+    with files_up_to(10_000):
+        assert torch.equal(read(store, tower, 1, 2)[:, 0, 0], torch.tensor([2.0, 4.0]))
+        assert torch.equal(read(store, tower, 2, 1)[:, 0, 0], torch.tensor([4.0, 2.0]))
+    assert tower.seen == 4
+    store.close()
+
+
+def test_a_cache_that_cannot_be_written_is_told_and_costs_only_time(
+    tiny_model: DecoderModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a file").touch()
+    monkeypatch.setenv("VLTUNE_CACHE", str(tmp_path / "a file"))
+    attachment = methods.get("llava").attach(tiny_model, 0)
+    with ways(tiny_model, TrainOptions(steps=1), [Example("1", tmp_path / "x.png")], name="x"):
+        assert seen_pictures(tiny_model, 1) == 2
+    attachment.detach()
+    err = capsys.readouterr().err
+    assert f"{tmp_path / 'a file' / 'features'}: cannot be written (" in err
+    assert len(err.splitlines()) == 1
 
 
 def seen_pictures(model: DecoderModel, steps: int) -> int:

@@ -10,7 +10,8 @@ from harness.cluster import parcel
 from harness.cluster.parcel import Arrivals, ParcelError, Piece
 from harness.record import METERS, Cell, MetricValue, Record, unavailable
 from harness.results_check import check
-from harness.store import Store
+from harness.store import Store, StoreError
+from tests.full_disk import files_up_to
 
 CELL = Cell(method="lora", task="scienceqa", backbone="a/b ü", seed=0, options={})
 LOSSES = {"train_loss": [1.5, 0.1 + 0.2]}
@@ -51,6 +52,12 @@ def results(tmp_path: Path) -> Path:
 
 def files(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_full_disk_is_told_with_the_way_out(results: Path) -> None:
+    told = pytest.raises(StoreError, match=r"results folder .* cannot be written \(File too large\): choose another")
+    with Arrivals(results) as arrivals, files_up_to(100), told:
+        arrivals.add(Piece("runs/a/b/c/x.json", b"x" * 1000))
 
 
 def bring(node: Path, results: Path) -> Path:

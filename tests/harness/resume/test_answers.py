@@ -13,6 +13,7 @@ from harness.resume.answers import KeptAnswers
 from tasks import Prediction
 from tasks.coco_caption import CaptionPrediction
 from tasks.retrieval import Embedded
+from tests.full_disk import files_up_to
 
 BELONGS = {"weights": "w"}
 
@@ -63,6 +64,33 @@ def test_a_line_that_was_cut_is_made_again(kept: Kept, cut: int, tmp_path: Path)
     assert second.of(["2"]) is None
     second.keep([Prediction("2", "y")], 1.0)
     assert len(kept(path)) == 2
+
+
+def test_what_is_whole_stays_where_the_disk_takes_no_more(kept: Kept, tmp_path: Path) -> None:
+    path = tmp_path / "answers.jsonl"
+    kept(path).keep([Prediction("1", "x" * 50)], 1.0)
+    path.write_bytes(path.read_bytes() + b"cut")
+    before, said = path.read_bytes(), list[str]()
+    with files_up_to(20):
+        full = kept(path, said=said)
+    assert path.read_bytes() == before
+    assert full.of(["1"]) is not None
+    assert full.used == 1
+    assert len(said) == 1
+    assert "answers are not kept" in said[0]
+    assert [one.name for one in tmp_path.iterdir()] == ["answers.jsonl"]
+
+
+def test_a_line_that_was_written_in_part_is_told(kept: Kept, tmp_path: Path) -> None:
+    path, said = tmp_path / "answers.jsonl", list[str]()
+    first = kept(path, said=said)
+    first.keep([Prediction("1", "x")], 1.0)
+    with files_up_to(path.stat().st_size + 10):
+        first.keep([Prediction("2", "x")], 1.0)
+        first.keep([Prediction("3", "x")], 1.0)
+    assert len(said) == 1
+    assert "answers are not kept from here on" in said[0]
+    assert len(kept(path)) == 1
 
 
 def test_answers_of_other_weights_are_dropped(kept: Kept, tmp_path: Path) -> None:

@@ -62,6 +62,30 @@ def test_the_claim_of_a_process_that_is_gone_is_void_at_once(tmp_path: Path) -> 
     mine.release()
 
 
+def test_a_process_that_was_killed_and_not_yet_waited_for_is_gone(tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from pathlib import Path; from harness.resume.claims import Claims; "
+        f"Claims(Path(sys.argv[1])).take({KEY!r}); print(1, flush=True); time.sleep(60)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE)
+    try:
+        assert process.stdout is not None
+        process.stdout.readline()
+        assert isinstance(claims(tmp_path).take(KEY), dict)
+        process.kill()
+        stat = Path(f"/proc/{process.pid}/stat")
+        while stat.read_text().rpartition(")")[2].split()[0] != "Z":
+            time.sleep(0.01)
+        mine = taken(tmp_path)
+        assert mine.taken_over
+        mine.release()
+    finally:
+        process.communicate()
+    again = taken(tmp_path)
+    assert not again.taken_over, "it was released"
+    again.release()
+
+
 def foreign(root: Path, age_s: float) -> Path:
     """A claim of another machine that was touched so long ago."""
     path = root / "claims" / KEY / "1"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.backbones.features import FeatureStore
 from harness.resume import keeper as keeping
 from harness.resume.every import Every
 from harness.resume.keeper import Keeper
@@ -92,6 +93,23 @@ def test_a_file_in_the_way_is_said_and_the_training_goes_on(tmp_path: Path) -> N
     said: list[str] = []
     assert not keeper(tmp_path / "cell", said).keep(state())
     assert "the training state cannot be kept" in said[0]
+
+
+def test_features_are_of_one_cell_of_one_results_folder_and_its_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VLTUNE_CACHE", str(tmp_path / "cache"))
+    here, there = keeper(tmp_path / "a" / "cell"), keeper(tmp_path / "b" / "cell")
+    newer = Keeper(tmp_path / "a" / "cell", {"cell": "c", "code": "newer"}, Every(), lambda line: None)
+    assert len({here.features, there.features, newer.features}) == 3
+    assert keeper(tmp_path / "a" / "cell").features == here.features
+    store = tmp_path / "cache" / "features"
+    for name in (here.features, there.features):
+        FeatureStore(store, capacity=1, name=name).close()
+    FeatureStore(store, capacity=1, name=newer.features).close()
+    assert {path.name for path in store.iterdir()} == {newer.features, there.features}, "other code's are of no use"
+    here.forget()
+    assert [path.name for path in store.iterdir()] == [there.features], "another folder's are its own"
 
 
 def test_the_end_replaces_the_same_step(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from harness.backbones.decoder import DecoderModel
 from harness.plan import TrainOptions
 from harness.resume.every import Every
 from harness.resume.keeper import Keeper
-from harness.train import Step, TrainResult, train, trained_parameters, ways
+from harness.train import DivergedError, Step, TrainResult, train, trained_parameters, ways
 from tasks.mini import coco_caption as mini_captions
 from tasks.mini import retrieval as mini_retrieval
 from tasks.mini import scienceqa as mini_scienceqa
@@ -40,7 +40,15 @@ def keeper(folder: Path, steps: int = 1) -> Keeper:
 
 
 def trained(
-    folders: tuple[Path, Path], data: Path, method: str, task_name: str, keep: Keeper | None, *, leave_at: int = 0
+    folders: tuple[Path, Path],
+    data: Path,
+    method: str,
+    task_name: str,
+    keep: Keeper | None,
+    *,
+    leave_at: int = 0,
+    ask_at: int = 0,
+    break_at: int = 0,
 ) -> tuple[TrainResult, dict[str, torch.Tensor], list[Step]]:
     """As a new process does it: the backbone loaded anew."""
     llm, vision = map(str, folders)
@@ -57,9 +65,13 @@ def trained(
         told.append(step)
         if step.number == leave_at:
             raise LeftError
+        if keep is not None:
+            keep.stop.requested = step.number == ask_at
+        if step.number == break_at:  # as an update does that is too large
+            next(iter(attachment.parameters())).data.fill_(torch.nan)
 
     options = TrainOptions(steps=STEPS, batch_size=4, lr=1e-2)
-    with ways(model, options, examples, name=None if keep is None else keep.name):
+    with ways(model, options, examples, name=None if keep is None else keep.features):
         result = train(
             model,
             attachment,
@@ -107,5 +119,46 @@ def test_a_training_goes_on_bit_by_bit(
     assert third.resumed == [1, 6, STEPS]
     assert all(torch.equal(tensor, found[name]) for name, tensor in weights.items())
     third.forget()
-    assert list((tmp_path / "cache").rglob("features")) != [tmp_path / "cache" / "features" / "cell" / "features"]
+    assert list((tmp_path / "cache").glob("features/*")) == []
     assert not third.folder.exists()
+
+
+def test_the_end_is_kept_though_a_state_was_kept_just_before(
+    tiny_folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VLTUNE_CACHE", str(tmp_path / "cache"))
+    mini_scienceqa.write(tmp_path / "data", seed=0, train=24, val=2, test=2)
+    keep = keeper(tmp_path, steps=1)
+    # As if the last one had been written this very moment.
+    monkeypatch.setattr(Keeper, "worth", lambda self, nbytes, after_s=None: after_s is not None)
+    result, _, _ = trained(tiny_folders, tmp_path / "data", "llava", "scienceqa", keep)
+    assert result.weights is not None, "answers can be kept"
+
+
+def test_broken_weights_do_not_take_the_place_of_good_ones(
+    tiny_folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VLTUNE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("harness.resume.keeper.MOST_SHARE", 1e9)
+    mini_scienceqa.write(tmp_path / "data", seed=0, train=24, val=2, test=2)
+    with pytest.raises(DivergedError, match=r"finite number after step 3 of 9; .* the last good state is kept in"):
+        trained(tiny_folders, tmp_path / "data", "llava", "scienceqa", keeper(tmp_path), break_at=3)
+    found = keeper(tmp_path).latest()
+    assert found is not None
+    assert found.step == 2
+
+
+def test_a_request_in_the_last_step_loses_nothing(
+    tiny_folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VLTUNE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("harness.resume.keeper.MOST_SHARE", 0.0)  # nothing is worth its time
+    mini_scienceqa.write(tmp_path / "data", seed=0, train=24, val=2, test=2)
+    keep = keeper(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        trained(tiny_folders, tmp_path / "data", "llava", "scienceqa", keep, ask_at=STEPS)
+    again = keeper(tmp_path)
+    found = again.latest()
+    assert found is not None
+    assert found.step == STEPS
+    assert found.ended is not None

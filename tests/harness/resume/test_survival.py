@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from harness.record import Record
+from harness import cli
+from harness.record import Record, Unavailable
 from harness.results_check import check
 from harness.store import Store
 from tasks.mini import scienceqa as mini_scienceqa
@@ -105,6 +106,66 @@ def test_a_run_that_is_asked_to_leave_goes_on_later(
     interrupted = [record for record in Store(tmp_path / "stopped").read() if record.status == "interrupted"]
     assert [record.cell.method for record in interrupted] == ["ademvl"]
     same(tmp_path / "whole", tmp_path / "stopped")
+
+
+MOMENTS = {
+    "between answers and record": "real = store._write_once; store._write_once = lambda path, chunks: "
+    "kill() if path.suffix == '.json' else real(path, chunks)",
+    "in the middle of the answers": "store._publish = lambda *_: kill()",
+    "between the name of the record and the end of its writing": "real = store._publish; store._publish = lambda one, "
+    "path: (real(one, path), kill() if path.suffix == '.json' else None)",
+    "between record and end": "Keeper.forget = lambda self: kill()",
+    "before what was trained is saved": "own.save = lambda *_, **__: kill()",
+    "between what was trained and record": "store.Store.append = lambda *_, **__: kill()",
+    "in the middle of the evaluation": "keeper.MOST_SHARE = 1e9; real = KeptAnswers.keep; "
+    "KeptAnswers.keep = lambda *all: (real(*all), kill())",
+}
+KILLED = """
+import os, sys
+from harness import cli, store
+from harness.checkpoints import own
+from harness.resume import keeper
+from harness.resume.answers import KeptAnswers
+from harness.resume.keeper import Keeper
+
+def kill():
+    os.kill(os.getpid(), 9)
+
+{moment}
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("moment", MOMENTS.values(), ids=MOMENTS)
+def test_a_run_that_is_killed_at_a_certain_moment_leaves_nothing_behind(
+    moment: str,
+    tiny_folders: tuple[Path, Path],
+    tmp_path: Path,
+    environment: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    words = command(tiny_folders, tmp_path, "killed", "--save", "--steps", "4")[3:]
+    words[words.index("--methods") + 1] = "llava"
+    del words[(at := words.index("--set")) : at + 4]  # the fields of other methods
+    script = [sys.executable, "-c", KILLED.format(moment=moment), *words]
+    assert subprocess.run(script, env=environment, capture_output=True).returncode == -9
+    monkeypatch.setenv("VLTUNE_CACHE", environment["VLTUNE_CACHE"])
+    assert cli.main(words) == 0
+    root = tmp_path / "killed"
+    [record] = Store(root).read()
+    assert record.status == "ok"
+    assert check(root) == []
+    assert list(root.glob("unfinished/*")) == list(root.glob("claims/*")) == []
+    assert list((tmp_path / "cache").glob("features/*")) == []
+    [saved] = root.glob("adapters/*/*/*/*")
+    assert saved.name == record.run_id
+    resumed = "KeptAnswers" in moment
+    for name in ("eval_wall_s", "eval_peak_bytes", "eval_rise_bytes"):
+        meter = record.meters[name]
+        was = "the evaluation was interrupted and went on in another process"
+        assert not resumed or (isinstance(meter, Unavailable) and meter.reason == was)
+    if resumed:
+        assert record.meters["infer_ms_per_sample_batched"].value > 0  # type: ignore[union-attr, operator]
 
 
 @pytest.mark.slow
