@@ -1,6 +1,7 @@
-"""`run --tune`: the same number of short trainings for every method, scored on the validation split; the best one wins.
+"""`run --tune`: the same number of short trainings for every method, scored on the validation split.
 
-Nothing here is ever given the test split.
+The best of them meets the values that the run would have had in a run-off of longer trainings. Nothing here is ever
+given the test split.
 """
 
 from __future__ import annotations
@@ -18,12 +19,14 @@ from harness import space
 from harness.attaching import attached, new_accelerator
 from harness.backbones.backbone import Backbone
 from harness.evaluate import evaluate
+from harness.example_scores import FEWEST_GROUPS
 from harness.plan import CellPlan, Plan
 from harness.prepare import TaskData
+from harness.significance import ALPHA, mcnemar, paired_bootstrap
 from harness.space import Budget
 from harness.train import DivergedError, Step, total_steps, train, trained_parameters, ways
 from methods import Attachment
-from tasks import Metric
+from tasks import Metric, Prediction
 
 if TYPE_CHECKING:
     import optuna
@@ -32,6 +35,8 @@ RANDOM_TRIALS = 4
 """Before so many have ended, the first with the cell's own values among them, values are drawn at random."""
 KEPT_TRIALS = 2
 """So many run to their end before any is pruned."""
+LONGER = 4
+"""Times the steps of a trial that both trainings of the run-off take: short ones favour what learns fast."""
 
 
 class NoScoreError(RuntimeError):
@@ -116,12 +121,19 @@ def search(
     job = _Search(model, cell, plan, data, trial_steps(cell, data, budget), label)
     study, trials = _study(cell), list[Trial]()
     started = time.perf_counter()
-    while len(trials) < budget.trials:
-        if trials and budget.seconds is not None and time.perf_counter() - started >= budget.seconds:
-            break
+
+    def late() -> bool:
+        return budget.seconds is not None and time.perf_counter() - started >= budget.seconds
+
+    while len(trials) < budget.trials and not (trials and late()):
         trials.append(_trial(job, study, len(trials)))
         say(f"{label}: trial {len(trials)} of {budget.trials}, {_said(trials[-1])}")
-    return _report(job, trials, seconds=time.perf_counter() - started)
+    best, played = _best(trials), None
+    if best is not None and best is not trials[0] and not late():
+        played = _run_off(job, trials[0], best)
+        best = best if played.won else trials[0]
+        say(f"{label}: {played}")
+    return _report(job, trials, best, played, seconds=time.perf_counter() - started)
 
 
 def _study(cell: CellPlan) -> optuna.Study:
@@ -147,7 +159,7 @@ def _trial(job: _Search, study: optuna.Study, number: int) -> Trial:
     asked = study.ask({name: FloatDistribution(of.low, of.high, log=of.log) for name, of in found.items()})
     trial, started = Trial(number, dict(asked.params)), time.perf_counter()
     try:
-        trial.score = _run(job, trial, asked)
+        trial.score, _ = _run(job, trial, asked)
     except _PrunedError:
         trial.state, trial.reason = "pruned", "at half of its steps below the median of the trials that ended"
     except (DivergedError, NoScoreError) as error:
@@ -159,8 +171,8 @@ def _trial(job: _Search, study: optuna.Study, number: int) -> Trial:
     return trial
 
 
-def _run(job: _Search, trial: Trial, asked: optuna.Trial) -> Metric:
-    """Train with the trial's values and score the validation split.
+def _run(job: _Search, trial: Trial, asked: optuna.Trial | None) -> tuple[Metric, list[Prediction]]:
+    """Train with the trial's values and score the validation split. Only what was asked for may be pruned.
 
     Raises:
         _PrunedError, DivergedError, NoScoreError: there is no score.
@@ -168,11 +180,11 @@ def _run(job: _Search, trial: Trial, asked: optuna.Trial) -> Metric:
     cell = space.with_values(job.cell, trial.values)
     options = dataclasses.replace(cell.train, steps=job.steps, epochs=None)
     accelerator = new_accelerator(job.plan)
-    label = f"{job.label}: trial {trial.number + 1}"
+    label, predictions = f"{job.label}: trial {trial.number + 1}", list[Prediction]()
     with attached(job.model, cell) as attachment:
 
         def score() -> Metric:
-            predictions = evaluate(
+            predictions[:] = evaluate(
                 job.model,
                 cell.task,
                 job.data.evaluation,
@@ -185,7 +197,7 @@ def _run(job: _Search, trial: Trial, asked: optuna.Trial) -> Metric:
         def after_step(step: Step) -> None:
             trial.steps = step.number
             # Layers that compute their activations again have no use of a decoding cache.
-            if step.number == job.steps // 2 and not options.checkpointing:
+            if asked is not None and step.number == job.steps // 2 and not options.checkpointing:
                 attachment.train(False)
                 trial.halfway = _checked(job.model, attachment, score)
                 attachment.train(True)
@@ -205,7 +217,7 @@ def _run(job: _Search, trial: Trial, asked: optuna.Trial) -> Metric:
                 label=f"{label}: train",
                 after_step=after_step,
             )
-        return _checked(job.model, attachment, score)
+        return _checked(job.model, attachment, score), predictions
 
 
 def _checked(model: Backbone, attachment: Attachment, score: Callable[[], Metric]) -> Metric:
@@ -232,17 +244,83 @@ def _worth(metric: Metric) -> float:
     return metric.value if metric.goal == "max" else -metric.value
 
 
-def _report(job: _Search, trials: Sequence[Trial], *, seconds: float) -> dict[str, Any]:
-    """What the record holds; `best` is the earliest of the best trials, None where none has a score."""
+def _best(trials: Sequence[Trial]) -> Trial | None:
+    """The earliest of the best trials; None where none has a score."""
+    scored = [(trial, _worth(trial.score)) for trial in trials if trial.score is not None]
+    return max(scored, key=lambda pair: pair[1])[0] if scored else None
+
+
+@dataclass(frozen=True)
+class RunOff:
+    """The values of the best trial against those that the run would have had, both trained longer from the same seed.
+
+    Attributes:
+        own, found: both trainings, scored on the whole validation split.
+        p_value: of their difference there, example by example; None where that cannot be tested.
+        won: whether what was found does better, and significantly so where that can be tested.
+    """
+
+    own: Trial
+    found: Trial
+    p_value: float | None
+    won: bool
+
+    def row(self) -> dict[str, Any]:
+        """As records hold it."""
+        return {"own": self.own.row(), "found": self.found.row(), "p_value": self.p_value, "won": self.won}
+
+    def __str__(self) -> str:
+        own, found = (_said(trial).rpartition(": ")[2] for trial in (self.own, self.found))
+        tested = "" if self.p_value is None else f", p = {self.p_value:.2g}"
+        chosen = f"trial {self.found.number + 1} is taken" if self.won else "the run's own values stay"
+        return f"run-off: own values {own}, trial {self.found.number + 1} {found}{tested}: {chosen}"
+
+
+def _run_off(job: _Search, own: Trial, found: Trial) -> RunOff:
+    """Train both for longer. The best of many short trials is lucky, or only quick: it has to prove itself."""
+    steps = min(LONGER * job.steps, total_steps(len(job.data.train), job.cell.train))
+    longer = dataclasses.replace(job, steps=steps, label=f"{job.label}: run-off")
+    rivals, answers = [Trial(trial.number, trial.values) for trial in (own, found)], list[list[Prediction]]()
+    for rival in rivals:
+        started = time.perf_counter()
+        try:
+            rival.score, predictions = _run(longer, rival, None)
+            answers.append(predictions)
+        except (DivergedError, NoScoreError) as error:
+            rival.state, rival.reason = "failed", str(error)
+        rival.seconds = time.perf_counter() - started
+    mine, other = (rival.score for rival in rivals)
+    if mine is None or other is None:
+        return RunOff(rivals[0], rivals[1], None, won=other is not None)
+    p_value = _p_value(job, *answers)
+    better = _worth(other) > _worth(mine)
+    return RunOff(rivals[0], rivals[1], p_value, won=better and (p_value is None or p_value < ALPHA))
+
+
+def _p_value(job: _Search, own: Sequence[Prediction], found: Sequence[Prediction]) -> float | None:
+    """Of equal scores on the same examples; None where that cannot be tested."""
+    task, examples = job.cell.task, job.data.evaluation
+    mine, other = (task.example_scores(answers, examples) if answers else {} for answers in (own, found))
+    ids = sorted(mine.keys() & other.keys())
+    groups = [mine[id].group for id in ids]
+    a, b = ([scores[id].value for id in ids] for scores in (mine, other))
+    if ids and {*a, *b} <= {0.0, 100.0} and len(set(groups)) == len(ids):
+        return mcnemar([value > 0 for value in a], [value > 0 for value in b])
+    return paired_bootstrap(a, b, groups).p_value if len(set(groups)) >= FEWEST_GROUPS else None
+
+
+def _report(
+    job: _Search, trials: Sequence[Trial], best: Trial | None, played: RunOff | None, *, seconds: float
+) -> dict[str, Any]:
+    """What the record holds; `best` is the trial whose values are taken, None where none has a score."""
     import optuna
 
-    scored = [(trial, trial.score) for trial in trials if trial.score is not None]
-    best, score = max(scored, key=lambda pair: _worth(pair[1]), default=(None, None))
     return {
         "best": None if best is None else best.number,
         "values": {} if best is None else best.values,
         "metric": job.cell.task.primary,
-        "score": None if score is None else score.value,
+        "score": None if best is None or best.score is None else best.score.value,
+        "run_off": None if played is None else played.row(),
         "split": "val",
         "examples": len(job.data.evaluation),
         "sha256": job.data.sha256,

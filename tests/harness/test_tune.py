@@ -23,7 +23,7 @@ from harness.store import Store
 from harness.train import DivergedError
 from methods.blind import Blind
 from methods.memvp import MemVP
-from tasks import Example, Metric, Prediction
+from tasks import Example, ExampleScore, Metric, Prediction
 from tasks.mini import scienceqa as mini_scienceqa
 from tasks.scienceqa import ScienceQA
 
@@ -82,6 +82,10 @@ def set_scores(monkeypatch: pytest.MonkeyPatch, values: Sequence[float | None]) 
     monkeypatch.setattr(tune, "_checked", checked)
 
 
+RUN_OFF_WON = [60.0, 61.0]
+"""Scores of the run's own values and of those that were found."""
+
+
 def forbid_search(monkeypatch: pytest.MonkeyPatch) -> None:
     def search(*_: object, **__: object) -> None:
         raise AssertionError("something was tuned")
@@ -108,7 +112,14 @@ def test_every_trained_method_gets_as_many_trials_and_runs_with_the_best(
         assert options["tuning"]["trials"] == 3
         best = rows[told["best"]]
         assert told["values"] == best["values"]
-        assert best["score"] == max(row["score"] for row in rows if row["score"] is not None)
+        top = max(row["score"] for row in rows if row["score"] is not None)
+        if (played := told["run_off"]) is not None:
+            assert rows[played["found"]["number"]]["score"] == top
+            assert (played["own"]["number"], played["own"]["values"]) == (0, rows[0]["values"])
+            assert played["own"]["steps"] == played["found"]["steps"] == 4, (
+                "of trials of 2, and a run of no more than 4"
+            )
+        assert best["score"] == top if played is None or played["won"] else best["number"] == 0
         fields = dict(options["method"]["fields"]) if method == "blind" else options["method"]
         chosen = {name.split(".")[1]: value for name, value in told["values"].items()}
         assert options["train"]["lr"] == chosen.pop("lr")
@@ -243,7 +254,7 @@ def test_tuned_and_other_runs_never_share_a_row(vltune: Run, tmp_path: Path, mon
 def test_a_trial_below_the_median_at_half_time_is_pruned(
     vltune: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    set_scores(monkeypatch, [50.0, 55.0, 60.0, 65.0, 40.0, 56.0, 70.0])
+    set_scores(monkeypatch, [50.0, 55.0, 60.0, 65.0, 40.0, 56.0, 70.0, *RUN_OFF_WON])
     assert vltune(trials=4) == 0
     [record] = records(tmp_path)
     rows = trials(record)
@@ -253,6 +264,45 @@ def test_a_trial_below_the_median_at_half_time_is_pruned(
     assert [row["steps"] for row in rows] == [2, 2, 1, 2]
     assert "below the median" in rows[2]["reason"]
     assert (report(record)["best"], report(record)["score"]) == (3, 70.0)
+
+
+@pytest.mark.parametrize(
+    ("scores", "best"), [([70.0, 65.0], 0), ([70.0, 70.0], 0), ([70.0, 75.0], 1), ([None, 50.0], 1), ([70.0, None], 0)]
+)
+def test_the_best_trial_has_to_win_a_longer_run_off(
+    scores: list[float | None],
+    best: int,
+    vltune: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Captured,
+) -> None:
+    set_scores(monkeypatch, [50.0, 50.0, 60.0, 60.0, *scores])
+    assert vltune(trials=2) == 0
+    [record] = records(tmp_path)
+    told = report(record)
+    assert (told["best"], told["values"]) == (best, told["trials"][best]["values"])
+    assert told["run_off"]["won"] is (best == 1)
+    assert [told["run_off"][name]["score"] for name in ("own", "found")] == scores
+    assert record.cell.options["train"]["lr"] == told["values"]["train.lr"]
+    kept = "trial 2 is taken" if best else "the run's own values stay"
+    assert f"run-off: own values {'complete 70.00 %' if scores[0] else 'failed'}" in capsys.readouterr().out.replace(
+        f": {kept}", ""
+    )
+
+
+@pytest.mark.parametrize(("won", "lost", "p_value"), [(9, 1, 0.021484375), (5, 3, 0.7265625), (0, 0, 1.0)])
+def test_the_run_off_is_tested_on_the_same_examples(won: int, lost: int, p_value: float) -> None:
+    examples = [Example(str(number), None) for number in range(20)]
+
+    def parts(right: set[int]) -> dict[str, ExampleScore]:
+        return {example.id: ExampleScore(example.id, 100.0 * (int(example.id) in right)) for example in examples}
+
+    scores = {"own": parts(set(range(lost))), "found": parts(set(range(lost, lost + won)))}
+    task = SimpleNamespace(example_scores=lambda answers, _: scores[answers[0].id])
+    job: Any = SimpleNamespace(cell=SimpleNamespace(task=task), data=SimpleNamespace(evaluation=examples))
+    found = tune._p_value(job, [Prediction("own", "")], [Prediction("found", "")])
+    assert found == pytest.approx(p_value)
 
 
 def test_a_diverged_trial_is_one_failed_trial(vltune: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
