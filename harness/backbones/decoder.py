@@ -76,6 +76,7 @@ class DecoderModel(Backbone):
         self._vision_branches = 0
         self._features_kept: FeatureStore | None = None
         self._compiled: Callable[..., Any] | None = None
+        self._uncompiled: Callable[..., Any] | None = None
 
     @property
     def device(self) -> torch.device:
@@ -188,22 +189,30 @@ class DecoderModel(Backbone):
         return Undo(self._keep_activations)
 
     def _again(self, layer: Callable[..., Any], *args: Any) -> Any:
-        """A layer that is computed again in the backward pass, among what belonged to its own forward."""
-        if torch.compiler.is_compiling():  # then what the layer reads are inputs of its graph
-            return checkpoint(layer, *args, use_reentrant=False)
+        """A layer that is computed again in the backward pass, with what belonged to its own forward."""
+        if not torch.compiler.is_compiling():
+            return self._again_in_python(layer, *args)
+        # A graph cannot go back to what belonged to a forward.
+        if self._slots and self._uncompiled is not None:
+            return self._uncompiled(layer, *args)
+        return checkpoint(layer, *args, use_reentrant=False)
+
+    def _again_in_python(self, layer: Callable[..., Any], *args: Any) -> Any:
         return checkpoint(layer, *args, use_reentrant=False, context_fn=lambda: (nullcontext(), self._as_now()))
 
     def _keep_activations(self) -> None:
         for layer in self.llm.model.layers:
             layer.gradient_checkpointing = layer.training = False
+            layer._gradient_checkpointing_func = None
 
     def compile(self) -> Handle:
         """See `Backbone.compile`."""
         self._compiled = torch.compile(self.llm.model, dynamic=True)
+        self._uncompiled = torch.compiler.disable(self._again_in_python)
         return Undo(self._forget_compiled)
 
     def _forget_compiled(self) -> None:
-        self._compiled = None
+        self._compiled = self._uncompiled = None
 
     # Batches --------------------------------------------------------------------------------------------------
 
