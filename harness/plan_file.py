@@ -33,7 +33,7 @@ _LISTS = ("methods", "task", "seeds")
 _SWITCHES = ("save", "isolate", "tensorboard")
 _VALUES = (
     *("backbone", "llm", "vision", "encoder", "tokenizer", "weights", "protocol", "precision", "kernels"),
-    *("epochs", "steps", "batch_size", "train_limit", "eval_limit", "text_tokens"),
+    *("epochs", "steps", "batch_size", "train_limit", "eval_limit", "text_tokens", "image_size"),
     *("tune", "tune_seconds", "tune_share"),
 )
 _FLAGS = (*_LISTS, *_VALUES, *_SWITCHES, "set")

@@ -71,9 +71,11 @@ class Ending:
 def identity(bench: Bench, cell: CellPlan) -> Cell:
     """The cell as its record names it: every option that can change a number."""
     plan, data = bench.plan, bench.data[cell.task_name]
+    task = dataclasses.asdict(cell.task)
+    task.pop("folder", None)  # where the data lie, like --data-root; what they are is told by their hash
     options = {
         "method": dataclasses.asdict(cell.method) | ({"init_sha256": cell.init.sha256} if cell.init else {}),
-        "task": dataclasses.asdict(cell.task),
+        "task": task,
         "train": dataclasses.asdict(cell.train),
         "run": {
             "recipe": plan.recipe,
