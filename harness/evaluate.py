@@ -46,8 +46,8 @@ def evaluate(
 ) -> Evaluation:
     """Predict every example, then those that the task asks for in a second round.
 
-    Batches that `kept` has are not predicted again; the others go there. Of several `ranks` each predicts every so
-    manieth batch, and all get all answers.
+    Batches that `kept` has are not predicted again; the others go there. Of `count` ranks each predicts every
+    `count`-th batch, and all get all answers.
 
     Raises:
         RuntimeError: an example was answered twice, or by nobody.

@@ -67,12 +67,12 @@ def report(
         trains, folder, text = _take(model, attachment, cell, plan, data, accelerator=accelerator, label=label)
     except Exception as error:  # noqa: BLE001 - whatever it is, it must not cost a finished run its record
         reason = " ".join(f"{type(error).__name__}: {error}".split())
-        print(f"{label}: no profile: {reason}", file=sys.stderr, flush=True)  # noqa: T201 - beside what run.py says
+        print(f"{label}: no profile: {reason}", file=sys.stderr, flush=True)  # noqa: T201 - beside `workbench.say`
     else:
         what = "training steps" if trains else "batches of evaluation"
         logdir = shlex.quote(str(plan.results / FOLDER))
         said = f"{label}: profile of {RECORDED} {what} -> {folder} (to see it: tensorboard --logdir {logdir})"
-        print(f"{said}\n\n{text}\n", flush=True)  # noqa: T201 - beside what run.py says
+        print(f"{said}\n\n{text}\n", flush=True)  # noqa: T201 - beside `workbench.say`
     gc.collect()  # the profiler's events, of hundreds of MB, refer to each other
 
 

@@ -103,7 +103,7 @@ class Board:
             self._works = False
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             said = f"{self._label}: nothing more for TensorBoard: {reason}"
-            print(said, file=sys.stderr, flush=True)  # noqa: T201 - beside what run.py says
+            print(said, file=sys.stderr, flush=True)  # noqa: T201 - beside `workbench.say`
 
 
 def _scalars(record: Record) -> dict[str, float]:

@@ -92,7 +92,7 @@ def total_steps(examples: int, options: TrainOptions) -> int:
     return (options.epochs or 0) * max(1, examples // options.batch_size)
 
 
-def learning_rate(step: int, *, total: int, options: TrainOptions) -> float:
+def lr_factor(step: int, *, total: int, options: TrainOptions) -> float:
     """Factor on the peak rate at optimiser step `step` (from 0): linear from 0, then cosine to 0.
 
     Source: the authors' per-iteration schedule, warm-up 2 of 20 epochs.
@@ -221,7 +221,7 @@ def train(
     first = len(result.losses)
     if after_step is not None:
         for number, loss in enumerate(result.losses):
-            after_step(Step(number + 1, loss, rate * learning_rate(number, total=steps, options=options)))
+            after_step(Step(number + 1, loss, rate * lr_factor(number, total=steps, options=options)))
     batches = itertools.islice(order(lengths, options.batch_size, steps=steps, seed=seed), first, None)
 
     uncut = SPLIT if is_split(model) else None if task.divisible else CONTRASTIVE
@@ -245,9 +245,7 @@ def train(
         ):
             course.between(result, before)
             watch.restart()
-            loss = step.take(
-                parts, indices, number=number, rate=rate * learning_rate(number, total=steps, options=options)
-            )
+            loss = step.take(parts, indices, number=number, rate=rate * lr_factor(number, total=steps, options=options))
             result.parts = step.cut.count
             if not math.isfinite(loss):
                 raise DivergedError(

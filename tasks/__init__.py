@@ -148,8 +148,7 @@ class Task(ABC):
         for field in dataclasses.fields(self):
             choices = field.metadata.get("choices")
             if choices and getattr(self, field.name) not in choices:
-                near = difflib.get_close_matches(str(getattr(self, field.name)), [str(c) for c in choices], n=1)
-                hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(map(str, choices))}"
+                hint = _hint(str(getattr(self, field.name)), [str(choice) for choice in choices])
                 raise ValueError(f"{field.name} cannot be {getattr(self, field.name)!r}; {hint}")
 
     @abstractmethod
@@ -175,7 +174,7 @@ class Task(ABC):
         """Parameters of the task's own, trained together with the method's; None for a task without any.
 
         Built once per cell under the cell's seed; the harness puts it on the model's device as `model.head`. A
-        parameter with `requires_grad` off stays as it is.
+        parameter with `requires_grad` off stays as it is, unless the method trains all there is (`full`).
         """
         return None
 
@@ -243,8 +242,7 @@ def load(name: str) -> type[Task]:
         UnknownName: no such task, with the nearest names.
     """
     if name not in names():
-        near = difflib.get_close_matches(name, names(), n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names())}"
+        hint = _hint(name, names())
         raise UnknownName(f"unknown task {name!r}; {hint}")
     for point in importlib.metadata.entry_points(group=ENTRY_POINTS):
         if point.name == name:
@@ -268,7 +266,11 @@ def get(name: str, **fields: Any) -> Task:
     known = [field.name for field in dataclasses.fields(cls)]
     for field in fields:
         if field not in known:
-            near = difflib.get_close_matches(field, known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known) or 'none'}"
+            hint = _hint(field, known)
             raise ValueError(f"{name} has no option {field!r}; {hint}")
     return cls(**fields)
+
+
+def _hint(name: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known) or 'none'}"

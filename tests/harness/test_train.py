@@ -18,7 +18,7 @@ from accelerate import Accelerator
 import methods
 from harness.backbones.decoder import DecoderModel
 from harness.plan import TrainOptions
-from harness.train import DivergedError, Step, ahead, learning_rate, order, parameter_groups, total_steps, train, ways
+from harness.train import DivergedError, Step, ahead, lr_factor, order, parameter_groups, total_steps, train, ways
 from methods import Attachment
 from tasks import Example, Metric, Prediction, Task
 
@@ -72,7 +72,7 @@ def run(model: DecoderModel, changes: dict[str, Any], seed: int = 0) -> tuple[li
 
 def test_warm_up_rises_from_zero_and_cosine_ends_at_zero() -> None:
     chosen = options(steps=20, warmup=0.1)
-    rates = [learning_rate(step, total=20, options=chosen) for step in range(21)]
+    rates = [lr_factor(step, total=20, options=chosen) for step in range(21)]
     assert rates[:3] == [0.0, 0.5, 1.0]
     assert rates[11] == pytest.approx(0.5 * (1 + math.cos(math.pi * 9 / 18)))
     assert rates[20] == pytest.approx(0.0)
