@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from harness.example_scores import reader
-from harness.leaderboard import markdown
+from harness.leaderboard import View, markdown, render
 from harness.store import Store
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -49,3 +49,25 @@ def test_the_speeds_in_the_readme_are_the_measured_ones() -> None:
 
 def _seconds(milliseconds: float) -> str:
     return f"{milliseconds / 1e3:.2f}" if milliseconds < 1e3 else f"{milliseconds / 1e3:.1f}"
+
+
+def front_table() -> str:
+    """What README.md shows of the leaderboard: accuracy and costs on the questions of the mini world."""
+    store = Store(RESULTS / "reference")
+    columns = (
+        "accuracy",
+        "accuracy_img",
+        "trainable_params",
+        "train_step_ms",
+        "infer_ms_per_sample",
+        "train_peak_bytes",
+    )
+    records = [record for record in store.read() if (record.cell.task, record.cell.backbone) == ("scienceqa", "mini")]
+    text = render(records, format="md", view=View("scienceqa", columns, None), scores=reader(store), published=())
+    return "\n".join(line for line in text.splitlines() if line.startswith("|"))
+
+
+def test_the_leaderboard_in_the_readme_is_generated_from_the_records() -> None:
+    readme = (RESULTS.parent / "README.md").read_text(encoding="utf-8")
+    _, _, behind = readme.partition("<!-- table: scienceqa · mini -->\n")
+    assert behind.partition("\n<!-- end -->")[0] == front_table()
