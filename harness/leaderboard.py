@@ -357,7 +357,7 @@ def escape(text: str) -> str:
     """Text as itself wherever in Markdown: no markup, link, HTML, new cell, new line or control character."""
     marked = re.sub(r"([\\`*\[\]|~$])", r"\\\1", html.escape(visible(text), quote=False))
     # At the beginning of a line these make headings and lists; GitHub makes links of addresses.
-    marked = re.sub(r"^(\d{1,9}(?=[.)])|(?=[#+=-]))", r"\1\\", marked)
+    marked = re.sub(r"^(\d{1,9}(?=[.)](?:\s|$))|(?=[#+=-]))", r"\1\\", marked)
     marked = re.sub(r"(?i)(?<=[a-z]):(?=//)|(?<=\bwww)\.", r"\\\g<0>", marked)
     # An underscore within a word is no markup; elsewhere it may be.
     return re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\_", marked)

@@ -34,7 +34,7 @@ MOST_STARTS = 3
 """How often a cell is started whose node, or process there, is lost."""
 AT_ONCE = 1000
 """Cells that Ray has at a time, running or waiting for a node. Each has a claim, which is touched every few seconds."""
-LEAVE_S = 5.0
+LEAVE_S = 8.0
 """How long nodes have to clear up after Ctrl-C; the driver is to have left ten seconds after it."""
 IDLE_S = 60.0
 """Between two looks whether any node is left."""
