@@ -18,6 +18,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
+from harness import cli_values as values
 from harness import commands, shard
 from harness.download.sources import DATA_SETS
 from harness.one_line import one_line, printable
@@ -26,7 +27,6 @@ from harness.settings import UsageError
 from harness.space import SHARE
 
 USAGE, INTERRUPTED, BROKEN_PIPE = 2, stop.INTERRUPTED, 141
-_LARGEST_SEED = 2**32 - 1
 # Errors of the system that are about a name or a place that was given, beside missing permissions.
 _NAMES_AND_DISKS = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
@@ -198,16 +198,20 @@ def _add_run(run: argparse.ArgumentParser) -> None:
     run.add_argument(
         "--protocol", default="uniform", metavar="NAME", help="uniform (default), paper-ademvl, paper-memvp, paper-mwa"
     )
-    run.add_argument("--seeds", type=_seeds, default=(0,), metavar="LIST", help="such as 0,1,2 (default: 0)")
+    run.add_argument("--seeds", type=values.seeds, default=(0,), metavar="LIST", help="such as 0,1,2 (default: 0)")
     length = run.add_mutually_exclusive_group()
-    length.add_argument("--epochs", type=_count, metavar="N", help="default: the backbone's recipe")
-    length.add_argument("--steps", type=_whole, metavar="N", help="optimiser steps instead of epochs; 0 with --init")
-    run.add_argument("--batch-size", type=_count, metavar="N", help="examples per optimiser step")
-    run.add_argument("--train-limit", type=_count, metavar="N", help="use a fixed subset of the training examples")
-    run.add_argument("--eval-limit", type=_count, metavar="N", help="use a fixed subset of the test examples")
+    length.add_argument("--epochs", type=values.count, metavar="N", help="default: the backbone's recipe")
+    length.add_argument(
+        "--steps", type=values.whole, metavar="N", help="optimiser steps instead of epochs; 0 with --init"
+    )
+    run.add_argument("--batch-size", type=values.count, metavar="N", help="examples per optimiser step")
+    run.add_argument(
+        "--train-limit", type=values.count, metavar="N", help="use a fixed subset of the training examples"
+    )
+    run.add_argument("--eval-limit", type=values.count, metavar="N", help="use a fixed subset of the test examples")
     run.add_argument(
         "--text-tokens",
-        type=_count,
+        type=values.count,
         metavar="N",
         help="make every text exactly N tokens long, to measure what that costs; for --weights random",
     )
@@ -231,16 +235,18 @@ def _add_run(run: argparse.ArgumentParser) -> None:
     )
     run.add_argument(
         "--memory-gib",
-        type=_positive,
+        type=values.positive,
         metavar="N",
         help="most memory of each process; where it runs out, batches are cut (Linux; default: the machine's)",
     )
     _add_cluster(run)
     spread = run.add_mutually_exclusive_group()
     spread.add_argument(
-        "--gpus", type=_gpus, default=(), metavar="LIST", help="such as 0,1,2,3: a run on each at a time"
+        "--gpus", type=values.gpus, default=(), metavar="LIST", help="such as 0,1,2,3: a run on each at a time"
     )
-    spread.add_argument("--workers", type=_count, metavar="N", help="so many runs at a time, which share the cores")
+    spread.add_argument(
+        "--workers", type=values.count, metavar="N", help="so many runs at a time, which share the cores"
+    )
     run.add_argument(
         "--parallel",
         choices=("ddp", "fsdp2"),
@@ -252,12 +258,12 @@ def _add_run(run: argparse.ArgumentParser) -> None:
     )
     run.add_argument(
         "--checkpoint-minutes",
-        type=_positive,
+        type=values.positive,
         default=1.0,
         metavar="M",
         help="keep the state of a training every M minutes, so that it can go on after a crash (default: 1)",
     )
-    run.add_argument("--checkpoint-steps", type=_count, metavar="N", help="and every N steps")
+    run.add_argument("--checkpoint-steps", type=values.count, metavar="N", help="and every N steps")
     run.add_argument(
         "--profile",
         action="store_true",
@@ -280,21 +286,26 @@ def _add_cluster(run: argparse.ArgumentParser) -> None:
     )
     run.add_argument("--ray-address", metavar="HOST:PORT", help="of the cluster (default: the one that runs here)")
     run.add_argument(
-        "--cpus-per-cell", type=_count, metavar="N", help="cores, and so threads (default: those of the smallest node)"
+        "--cpus-per-cell",
+        type=values.count,
+        metavar="N",
+        help="cores, and so threads (default: those of the smallest node)",
     )
-    run.add_argument("--memory-per-cell", type=_positive, metavar="GIB", help="that its node must have left")
+    run.add_argument("--memory-per-cell", type=values.positive, metavar="GIB", help="that its node must have left")
 
 
 def _add_tuning(run: argparse.ArgumentParser) -> None:
     run.add_argument(
         "--tune",
-        type=_count,
+        type=values.count,
         metavar="N",
         help="choose each trained method's settings from N short trials on the validation split, then run it with them",
     )
-    run.add_argument("--tune-seconds", type=_count, metavar="S", help="begin no trial of a method on a task after that")
     run.add_argument(
-        "--tune-share", type=_share, metavar="X", help=f"of a run's steps for each trial (default: {SHARE})"
+        "--tune-seconds", type=values.count, metavar="S", help="begin no trial of a method on a task after that"
+    )
+    run.add_argument(
+        "--tune-share", type=values.share, metavar="X", help=f"of a run's steps for each trial (default: {SHARE})"
     )
 
 
@@ -305,7 +316,11 @@ def _add_leaderboard(leaderboard: argparse.ArgumentParser) -> None:
         "--format", choices=("md", "html", "latex", "csv", "json"), default="md", help="default: md"
     )
     leaderboard.add_argument(
-        "--columns", type=_names, default=(), metavar="NAMES", help="comma list of scores and meters (default: all)"
+        "--columns",
+        type=values.names,
+        default=(),
+        metavar="NAMES",
+        help="comma list of scores and meters (default: all)",
     )
     leaderboard.add_argument("--sort", metavar="NAME", help="by this score or meter, best first")
     leaderboard.add_argument(
@@ -350,8 +365,10 @@ def _add_data(data: argparse.ArgumentParser) -> None:
     mini.add_argument("--task", choices=MINI_TASKS, default="scienceqa", help="default: scienceqa")
     mini.add_argument("--out", type=Path, metavar="DIR", help="a new or empty folder (default: the cache)")
     for split in ("train", "val", "test"):
-        mini.add_argument(f"--{split}", type=_count, metavar="N", help=f"problems or pictures of the {split} split")
-    mini.add_argument("--seed", type=_seed, default=0, metavar="N", help="default: 0")
+        mini.add_argument(
+            f"--{split}", type=values.count, metavar="N", help=f"problems or pictures of the {split} split"
+        )
+    mini.add_argument("--seed", type=values.seed, default=0, metavar="N", help="default: 0")
     mini.set_defaults(command=commands.data_mini)
     download = add("download", help="fetch a data set from its official addresses; goes on where it was interrupted")
     download.add_argument("name", choices=tuple(DATA_SETS), metavar="NAME", help=", ".join(DATA_SETS))
@@ -373,7 +390,7 @@ def _add_backbone(backbone: argparse.ArgumentParser) -> None:
     pretrain = add("pretrain", help="make the weights that the repository ships, in half an hour of CPU time")
     pretrain.add_argument("name", choices=("mini",))
     pretrain.add_argument("--out", type=Path, metavar="DIR", help="default: where the shipped weights lie")
-    pretrain.add_argument("--seed", type=_seed, default=0, metavar="N", help="default: 0")
+    pretrain.add_argument("--seed", type=values.seed, default=0, metavar="N", help="default: 0")
     pretrain.set_defaults(command=commands.backbone_pretrain)
 
 
@@ -406,7 +423,10 @@ def _add_backbone_flags(command: argparse.ArgumentParser) -> None:
     command.add_argument("--encoder", metavar="FILE", help="weights of a BEiT-3 (.pth or .safetensors)")
     command.add_argument("--tokenizer", metavar="FILE", help="tokenizer of a BEiT-3 (beit3.spm)")
     command.add_argument(
-        "--image-size", type=_count, metavar="PIXELS", help="per side that a BEiT-3 reads, such as 384 (default: 224)"
+        "--image-size",
+        type=values.count,
+        metavar="PIXELS",
+        help="per side that a BEiT-3 reads, such as 384 (default: 224)",
     )
     _add_set(command, "a field of a method, an option of a task, or train.FIELD; may be repeated")
 
@@ -417,62 +437,3 @@ def _add_set(command: argparse.ArgumentParser, help: str) -> None:
 
 def _add_results(command: argparse.ArgumentParser) -> None:
     command.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
-
-
-def _count(text: str) -> int:
-    if not text.strip().isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
-    return int(text)
-
-
-def _share(text: str) -> float:
-    try:
-        share = float(text)
-    except ValueError:
-        share = 0.0
-    if not 0 < share <= 1:
-        raise argparse.ArgumentTypeError(f"must be above 0 and at most 1, got {text!r}")
-    return share
-
-
-def _gpus(text: str) -> tuple[int, ...]:
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isascii() and part.isdecimal() for part in parts) or len(set(parts)) < len(parts):
-        raise argparse.ArgumentTypeError(f"must be different GPU numbers such as 0,1, got {text!r}")
-    return tuple(map(int, parts))
-
-
-def _positive(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < 1e6:
-        raise argparse.ArgumentTypeError(f"must be above 0, got {text!r}")
-    return value
-
-
-def _whole(text: str) -> int:
-    if not text.strip().isdecimal():
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1 (0 with --init), got {text!r}")
-    return int(text)
-
-
-def _seed(text: str) -> int:
-    if not text.strip().isdecimal() or int(text) > _LARGEST_SEED:
-        raise argparse.ArgumentTypeError(f"seeds are whole numbers from 0 to {_LARGEST_SEED}, got {text!r}")
-    return int(text)
-
-
-def _names(text: str) -> tuple[str, ...]:
-    names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
-    if not names:
-        raise argparse.ArgumentTypeError("names no column; write a comma list such as accuracy,train_step_ms")
-    return names
-
-
-def _seeds(text: str) -> tuple[int, ...]:
-    pieces = [piece for piece in text.split(",") if piece.strip()]
-    if not pieces:
-        raise argparse.ArgumentTypeError("names no seed; write a comma list such as 0,1,2")
-    return tuple(dict.fromkeys(_seed(piece) for piece in pieces))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import methods
 import tasks
-from harness import launch, machine, recipes, settings, space
+from harness import launch, machine, plan_checks, recipes, settings, space
 from harness.backbones import BackboneSpec, Precision
 from harness.backbones import check as check_backbone
 from harness.cluster import options as cluster
@@ -144,8 +144,8 @@ def build(args: argparse.Namespace) -> Plan:
         raise UsageError(f"--data-root {args.data_root}: no such folder; name the folder that holds the task's files")
     started = launch.find(args.parallel)
     device = cluster.device(args, started)
-    _check_extras(args, device)
-    _check_launch(args, started, cells)
+    plan_checks.extras(args, device)
+    plan_checks.launched(args, started, cells)
     if args.shard is not None:
         cells = args.shard.of(cells)
     plan = Plan(
@@ -193,8 +193,8 @@ def _cells(args: argparse.Namespace, recipe: recipes.Recipe) -> tuple[CellPlan, 
     chosen |= {name: (saved.method, {}) for name, saved in initial.items()}
     on = {name: _task(name, recipe, given) for name in task_names}
     trains = {(m, t): _train(recipe, given, m, t) for m in method_names for t in task_names}
-    _check_divisible(on, trains)
-    _check_trained(chosen, initial, trains)
+    plan_checks.divisible(on, trains)
+    plan_checks.trained(chosen, initial, trains)
     shared = _explicit(args)
     return tuple(
         CellPlan(
@@ -219,53 +219,6 @@ def _explicit(args: argparse.Namespace) -> dict[str, Any]:
     shared = {name: getattr(args, name) for name in names}
     profiled = {"profile": True} if args.profile else {}
     return {name: value for name, value in shared.items() if value is not None} | profiled
-
-
-def _check_extras(args: argparse.Namespace, device: str) -> None:
-    """Refuse flags that this installation cannot serve."""
-    if args.profile:
-        from harness import profile
-
-        profile.check(device)
-    if args.tensorboard:
-        from harness import tensorboard
-
-        tensorboard.check()
-    if args.memory_gib is not None and args.executor == "ray":
-        raise UsageError("--memory-gib: a node of Ray keeps what --memory-per-cell asks for; name that instead")
-    if args.shard is not None and args.tune is not None:
-        raise UsageError("--shard: settings of --tune hold for all seeds, which shards would tear apart; drop one")
-    for flag, given in (("--profile", args.profile), ("--fresh", args.fresh)):
-        if given and (args.gpus or args.workers):
-            raise UsageError(f"{flag}: each worker of --gpus or --workers would do it again; drop one of the two")
-    if args.gpus and args.device not in (None, "auto", "cuda"):
-        raise UsageError(f"--gpus: each run has the GPU that it is given; drop --device {args.device}")
-
-
-def _check_launch(args: argparse.Namespace, started: launch.Launch, cells: Sequence[CellPlan]) -> None:
-    """Refuse what several processes cannot do to one cell."""
-    if started.alone:
-        return
-    for flag, given in (("--isolate", args.isolate), ("--tune", args.tune), ("--profile", args.profile)):
-        if given:
-            raise UsageError(f"{flag}: not with torchrun, whose processes share each run; drop one of the two")
-    if args.executor == "ray":
-        raise UsageError("--executor ray gives each run a process of its own; start it without torchrun")
-    if args.gpus or args.workers:
-        raise UsageError("--gpus and --workers spread runs over processes of their own; start them without torchrun")
-    if args.precision == "fp16":
-        raise UsageError("--precision fp16: not with torchrun; use bf16")
-    for train in {cell.train for cell in cells}:
-        if train.batch_size < started.count:
-            raise UsageError(
-                f"a batch of {train.batch_size} is too small for {started.count} processes; raise --batch-size or "
-                "start fewer"
-            )
-        if started.parallel == "fsdp2" and train.batch_size % (started.count * train.accumulate):
-            raise UsageError(
-                f"--parallel fsdp2: {started.count} processes with train.accumulate={train.accumulate} must share a "
-                f"batch of {train.batch_size} evenly; set another --batch-size"
-            )
 
 
 def build_methods(args: argparse.Namespace) -> tuple[tuple[str, methods.Method], ...]:
@@ -418,29 +371,6 @@ def _fields(
     base = settings.read(cls, tables.get(scope, {}), where=f"{recipe.file}: {scope}.")
     own = settings.read(cls, given.get(scope, {}), where=f"--set {scope}.")
     return base | own, {f"{scope}.{field}": value for field, value in own.items()}
-
-
-def _check_trained(
-    chosen: Mapping[str, tuple[methods.Method, dict[str, Any]]],
-    initial: Mapping[str, Saved],
-    trains: Mapping[tuple[str, str], tuple[TrainOptions, Any]],
-) -> None:
-    """Refuse to evaluate a method as it is before any training, which says nothing about it."""
-    for (name, _), (options, _explicit) in trains.items():
-        if options.steps == 0 and chosen[name][0].trains and name not in initial:
-            raise UsageError(f"train.steps=0 must be at least 1 for {name}, or give --init {name}=DIR to evaluate it")
-
-
-def _check_divisible(
-    on: Mapping[str, tuple[tasks.Task, dict[str, Any]]], trains: Mapping[tuple[str, str], tuple[TrainOptions, Any]]
-) -> None:
-    """Refuse accumulation for a task whose loss is not the mean over the parts of a batch."""
-    for (_, name), (options, _explicit) in trains.items():
-        if options.accumulate > 1 and not on[name][0].divisible:
-            raise UsageError(
-                f"train.accumulate={options.accumulate}: {name} contrasts the examples of a whole batch, which parts "
-                "would change; use accumulate=1 and a batch_size that fits"
-            )
 
 
 def _train(recipe: recipes.Recipe, given: Given, method: str, task: str) -> tuple[TrainOptions, dict[str, Any]]:
