@@ -1,6 +1,7 @@
 """The committed leaderboard is what the committed records give."""
 
 import json
+import re
 from pathlib import Path
 
 from harness.example_scores import reader
@@ -71,3 +72,10 @@ def test_the_leaderboard_in_the_readme_is_generated_from_the_records() -> None:
     readme = (RESULTS.parent / "README.md").read_text(encoding="utf-8")
     _, _, behind = readme.partition("<!-- table: scienceqa · mini -->\n")
     assert behind.partition("\n<!-- end -->")[0] == front_table()
+
+
+def test_the_scores_in_the_study_are_those_of_the_leaderboard() -> None:
+    study = (RESULTS.parent / "docs" / "study.md").read_text(encoding="utf-8").partition("## Cost")[0]
+    told = re.findall(r"\d+\.\d\d", study)
+    assert len(told) > 30
+    assert set(told) <= set(re.findall(r"\d+\.\d\d", (RESULTS / "LEADERBOARD.md").read_text(encoding="utf-8")))
