@@ -217,7 +217,9 @@ def warnings(table: Table) -> list[str]:
     if common.get("run.weights") == "random":
         loud.append("Random weights: costs only, accuracy is not ranked.")
     if table.backbone == "mini":
-        loud.append("Tiny backbone, generated pictures: what works here need not work at size.")
+        # A title names the folder of data that are not generated.
+        pictures = "" if "(" in table.title.partition(" · ")[0] else ", generated pictures"
+        loud.append(f"Tiny backbone{pictures}: what works here need not work at size.")
     elif _is_tiny(table):
         loud.append("Tiny backbone: what works here need not work at size.")
     if on_cpu(table):

@@ -75,6 +75,7 @@ def leaderboard(args: argparse.Namespace) -> int:
     """`leaderboard`: the tables of all records below a results folder."""
     if not args.results.is_dir():
         raise UsageError(f"--results {args.results}: no such folder; 'vltune run' makes it")
+    _check_ending(args)
     text = _page(args) if args.format == "html" else _tables(args)
     if args.out is None:
         print(text.rstrip("\n"))
@@ -107,6 +108,14 @@ def _shown(args: argparse.Namespace) -> tuple[list[Record], list[PublishedTable]
     records, papers = Store(args.results).read(), _published(args)
     found = _of_task(args.task, records, papers)
     return found, [table for table in papers if args.task in (None, table.task)]
+
+
+def _check_ending(args: argparse.Namespace) -> None:
+    """Refuse a file whose ending promises another format."""
+    endings = {".html": "html", ".csv": "csv", ".json": "json", ".tex": "latex"}
+    promised = None if args.out is None else endings.get(args.out.suffix.lower())
+    if promised not in (None, args.format):
+        raise UsageError(f"--out {args.out}: would hold {args.format}; add --format {promised} or name another file")
 
 
 def _tables(args: argparse.Namespace) -> str:

@@ -70,7 +70,8 @@ def read(path: Path) -> PlanFile:
     _known(content, (*_SAID, "shared", "runs"), f"{path}: ")
     for key, kind in _SAID.items():
         if not isinstance(content.get(key), kind) or isinstance(content[key], bool):
-            raise UsageError(f"{path}: {key} must be {'a number' if key == 'hours' else 'a text'}; add it")
+            got = f", got {content[key]!r}" if key in content else "; add it"
+            raise UsageError(f"{path}: {key} must be {'a number' if key == 'hours' else 'a text'}{got}")
     shared, runs = content.get("shared", {}), content.get("runs")
     if not isinstance(shared, dict):
         raise UsageError(f"{path}: shared must be a table of flags, got {shared!r}")

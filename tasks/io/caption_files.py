@@ -101,7 +101,7 @@ def find_source(root: Path) -> CaptionSource:
         raise DataError(f"{root}: no captions here; point --data-root at {_FORMATS}, or at their folder")
     if len(found) > 1:
         names = ", ".join(str(source.files[0]) for source in found)
-        fix = "or name the folder of one with the task's option folder, such as --set retrieval.folder=flickr8k"
+        fix = "or name the folder of one with --set TASK.folder=FOLDER (TASK: coco_caption or retrieval)"
         raise DataError(f"{root}: has several caption data sets; point --data-root at one of {names}, {fix}")
     return found[0]
 

@@ -278,6 +278,7 @@ def test_the_report_is_one_page(capsys: pytest.CaptureFixture[str], tmp_path: Pa
         (["--format", "html", "--out", "x.html", "--data-root", "/no/such"], "--data-root /no/such: no such folder"),
         (["--format", "csv", "--columns", "accuracy"], "--columns: csv holds every column; drop one of the two"),
         (["--columns", " , "], "argument --columns: names no column"),
+        (["--out", "x.HTML"], "--out x.HTML: would hold md; add --format html or name another file"),
         (["--format", "csv", "--data-root", "."], "--data-root: the report of --format html shows examples; drop it"),
         (["--columns", "acuracy"], "--columns or --sort: no table has a column 'acuracy'; did you mean 'accuracy'?"),
     ],

@@ -242,6 +242,8 @@ def test_a_tiny_backbone_of_any_name_is_labelled() -> None:
     assert "**Tiny backbone: what works here need not work at size.**" in sized(2_000_000, backbone="my pair")
     assert "Tiny" not in sized(157_000_000, backbone="smol")
     assert "**Tiny backbone, generated pictures:" in sized(157_000_000)
+    own = {"data": {"root": "/home/me/my questions"}}
+    assert "**Tiny backbone: what works here" in sized(157_000_000, provenance=own)
 
 
 def test_many_settings_of_one_method_take_no_longer_than_their_number() -> None:

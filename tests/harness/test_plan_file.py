@@ -108,6 +108,13 @@ def test_a_plan_says_what_it_takes(lacking: str, tmp_path: Path) -> None:
         plan_file.read(path)
 
 
+def test_a_number_as_a_text_is_shown(tmp_path: Path) -> None:
+    path = tmp_path / "plan.toml"
+    path.write_text(HEAD.replace("hours = 0.5", 'hours = "1"'), encoding="utf-8")
+    with pytest.raises(UsageError, match="hours must be a number, got '1'"):
+        plan_file.read(path)
+
+
 def test_a_file_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["run", "--plan", str(tmp_path / "none.toml")]) == 2
     assert capsys.readouterr().err == f"vltune: error: --plan {tmp_path / 'none.toml'}: No such file or directory; " + (

@@ -294,7 +294,7 @@ def test_several_or_no_data_sets(flickr: Path) -> None:
         read_captions(root, "train", limit=None)
     both = f"{path}, {flickr / 'dataset_flickr8k.json'}"
     assert str(error.value).startswith(f"{root}: has several caption data sets; point --data-root at one of {both}, or")
-    assert str(error.value).endswith("with the task's option folder, such as --set retrieval.folder=flickr8k")
+    assert str(error.value).endswith("with --set TASK.folder=FOLDER (TASK: coco_caption or retrieval)")
     # The folder's own data set comes before those of the folders in it.
     dump(root / "dataset_mine.json", {"images": [flickr_image(0, "train")]})
     picture(root / "0_a.jpg")
