@@ -8,14 +8,12 @@ import io
 import json
 import random
 import re
-import time
 from typing import Any
 
 import pytest
 
 from harness.leaderboard import UnknownColumn, View, frame, markdown, render
 from harness.record import METERS, Cell, MetricValue, Record, distribution, scalar, unavailable
-from harness.tables import tables
 
 OPTIONS: dict[str, Any] = {
     "method": {"slots": 80},
@@ -244,28 +242,6 @@ def test_a_tiny_backbone_of_any_name_is_labelled() -> None:
     assert "**Tiny backbone, generated pictures:" in sized(157_000_000)
     own = {"data": {"root": "/home/me/my questions"}}
     assert "**Tiny backbone: what works here" in sized(157_000_000, provenance=own)
-
-
-def test_many_settings_of_one_method_take_no_longer_than_their_number() -> None:
-    def seconds(count: int) -> float:
-        records = [make("a", 50.0, method__slots=n, train__lr=n / 1e4) for n in range(count)]
-        started = time.process_time()
-        markdown(records)
-        return time.process_time() - started
-
-    seconds(50)
-    assert seconds(1600) < 9 * seconds(400)
-
-
-def test_many_kinds_of_runs_take_no_longer_than_their_number() -> None:
-    def seconds(count: int) -> float:
-        records = [make("a", 50.0, train__steps=n) for n in range(count)]
-        started = time.process_time()
-        tables(records)
-        return time.process_time() - started
-
-    seconds(50)
-    assert seconds(1600) < 9 * seconds(400)
 
 
 def test_a_method_with_other_settings_or_another_gpu_shares_the_table() -> None:
