@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -53,10 +52,10 @@ def evaluate(
         RuntimeError: an example was answered twice, or by nobody.
     """
     total = Stopwatch(model.device)
-    ask = functools.partial(_round, model, task, accelerator=accelerator, batch_size=batch_size, kept=kept, ranks=ranks)
-    first = ask(examples, label=label)
+    predicting = _Predicting(model, task, accelerator, batch_size, kept, ranks)
+    first = predicting.round(examples, label)
     further = task.follow_up(first.predictions, examples)
-    second = ask(further, label=f"{label}, second round") if further else _Round([], 0.0, [])
+    second = predicting.round(further, f"{label}, second round") if further else _Round([], 0.0, [])
     concluded = task.conclude([*first.predictions, *second.predictions], examples)
     predict_ms, halved = first.predict_ms + second.predict_ms, [*first.halved, *second.halved]
     return Evaluation(concluded, predict_ms, total.ms() / 1e3, halved)
@@ -71,39 +70,60 @@ class _Round:
     halved: list[int]
 
 
-def _round(
-    model: Backbone,
-    task: Task,
-    examples: Sequence[Example],
-    *,
-    accelerator: Accelerator,
-    batch_size: int,
-    label: str,
-    kept: KeptAnswers | None,
-    ranks: Ranks,
-) -> _Round:
-    """Predict every example; batches hold texts of similar length so that little padding is computed."""
-    lengths = [model.text_length(prompt, None) for prompt, _ in task.texts(examples, train=False)]
-    by_length = sorted(range(len(examples)), key=lambda i: (-lengths[i], examples[i].id))
-    predictions: dict[int, Prediction] = {}
-    halved: list[int] = []
-    predict_ms, watch = 0.0, Stopwatch(model.device)
-    starts = range(0, len(examples), batch_size)[ranks.rank :: ranks.count]
-    for start in progress(starts, total=len(starts), label=label, units="batches"):
-        indices = by_length[start : start + batch_size]
-        chosen = [examples[i] for i in indices]
-        before = None if kept is None else kept.of([example.id for example in chosen])
-        if before is None:
-            answers, took_ms = _predicted(model, task, chosen, accelerator=accelerator, watch=watch, halved=halved)
-            if kept is not None:
-                kept.keep(answers, took_ms)
-        else:
-            answers, took_ms = before
-        predict_ms += took_ms
-        predictions.update(zip(indices, answers, strict=True))
-    ordered = _of_all(ranks.gather(predictions), len(examples))
-    halved = [size for sizes in ranks.gather(halved) for size in sizes]
-    return _Round(ordered, ranks.total(predict_ms), halved)
+@dataclass(frozen=True)
+class _Predicting:
+    """What both rounds need, as `evaluate` is given it."""
+
+    model: Backbone
+    task: Task
+    accelerator: Accelerator
+    batch_size: int
+    kept: KeptAnswers | None
+    ranks: Ranks
+
+    def round(self, examples: Sequence[Example], label: str) -> _Round:
+        """Predict every example; batches hold texts of similar length so that little padding is computed."""
+        lengths = [self.model.text_length(prompt, None) for prompt, _ in self.task.texts(examples, train=False)]
+        by_length = sorted(range(len(examples)), key=lambda i: (-lengths[i], examples[i].id))
+        predictions: dict[int, Prediction] = {}
+        halved: list[int] = []
+        predict_ms, watch = 0.0, Stopwatch(self.model.device)
+        starts = range(0, len(examples), self.batch_size)[self.ranks.rank :: self.ranks.count]
+        for start in progress(starts, total=len(starts), label=label, units="batches"):
+            indices = by_length[start : start + self.batch_size]
+            answers, took_ms = self._answers([examples[i] for i in indices], watch, halved)
+            predict_ms += took_ms
+            predictions.update(zip(indices, answers, strict=True))
+        ordered = _of_all(self.ranks.gather(predictions), len(examples))
+        halved = [size for sizes in self.ranks.gather(halved) for size in sizes]
+        return _Round(ordered, self.ranks.total(predict_ms), halved)
+
+    def _answers(self, examples: list[Example], watch: Stopwatch, halved: list[int]) -> tuple[list[Prediction], float]:
+        """The predictions of a batch and the ms that they took, kept ones where there are such."""
+        if self.kept is not None and (before := self.kept.of([example.id for example in examples])) is not None:
+            return before
+        answers, took_ms = self._predicted(examples, watch, halved)
+        if self.kept is not None:
+            self.kept.keep(answers, took_ms)
+        return answers, took_ms
+
+    def _predicted(
+        self, examples: list[Example], watch: Stopwatch, halved: list[int]
+    ) -> tuple[list[Prediction], float]:
+        """The predictions of a batch and the ms of the model, in parts where memory runs out."""
+        times: list[float] = []
+
+        def predict(part: list[Example]) -> list[Prediction]:
+            batch = self.task.batch(self.model, part, train=False)
+            watch.restart()
+            with self.accelerator.autocast():
+                answers = self.task.predict(self.model, batch, part)
+            times.append(watch.ms())
+            return answers
+
+        if is_split(self.model):  # the processes that share its weights would have to fall back alike
+            return predict(examples), sum(times)
+        return in_halves(predict, examples, self.model.device, smallest=halved), sum(times)
 
 
 def _of_all(parts: Sequence[dict[int, Prediction]], count: int) -> list[Prediction]:
@@ -112,28 +132,3 @@ def _of_all(parts: Sequence[dict[int, Prediction]], count: int) -> list[Predicti
     if sum(map(len, parts)) != count or len(found) != count:
         raise RuntimeError(f"{sum(map(len, parts))} answers to {len(found)} of {count} examples; each needs one")
     return [found[index] for index in range(count)]
-
-
-def _predicted(
-    model: Backbone,
-    task: Task,
-    examples: list[Example],
-    *,
-    accelerator: Accelerator,
-    watch: Stopwatch,
-    halved: list[int],
-) -> tuple[list[Prediction], float]:
-    """The predictions of a batch and the ms of the model, in parts where memory runs out."""
-    times: list[float] = []
-
-    def predict(part: list[Example]) -> list[Prediction]:
-        batch = task.batch(model, part, train=False)
-        watch.restart()
-        with accelerator.autocast():
-            answers = task.predict(model, batch, part)
-        times.append(watch.ms())
-        return answers
-
-    if is_split(model):  # the processes that share its weights would have to fall back alike
-        return predict(examples), sum(times)
-    return in_halves(predict, examples, model.device, smallest=halved), sum(times)

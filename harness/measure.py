@@ -86,108 +86,93 @@ def measure(
     accelerator = new_accelerator(plan)
     before, sharing = meters.used_memory(accelerator.device), Sharing(accelerator.device)
     sharing.look()
-    split = not ranks.alone and plan.launch.parallel == "fsdp2"
     with attached(model, cell) as attachment:
-        if split:
+        job = _Job(model, attachment, cell, plan, data, accelerator, before, label, keeper, ranks)
+        if job.split:
             sharded.shard(model, attachment, ranks, accelerator.device)
-        training, of_training = _train(
-            model,
-            attachment,
-            cell,
-            plan,
-            data,
-            accelerator=accelerator,
-            before=before,
-            label=label,
-            after_step=after_step,
-            keeper=keeper,
-            ranks=ranks,
-        )
+        training, of_training = _train(job, after_step)
         sharing.look()
         of_training["train_process_bytes"] = sharing.own if training is not None else unavailable("not trained")
-        weights = UNTRAINED if training is None else training.weights
-        with _answers(keeper, weights, cell) as kept:
-            evaluation, of_evaluation = _evaluate(
-                model,
-                cell,
-                plan,
-                data,
-                accelerator=accelerator,
-                before=before,
-                label=label,
-                kept=kept,
-                ranks=ALONE if split else ranks,
-            )
-        if not split and not ranks.first:
+        evaluation, of_evaluation = _evaluate(job, weights=UNTRAINED if training is None else training.weights)
+        if not job.split and not ranks.first:
             return None
-        latency, of_latency = _latency(model, cell, data, accelerator=accelerator, split=split)
+        latency, of_latency = _latency(job)
         sharing.look()
         scores = cell.task.score(evaluation.predictions, data.evaluation)
-        readings = {
-            **_sizes(model, attachment),
-            **of_training,
-            **of_evaluation,
-            **of_latency,
-            **_flops(model, attachment, cell, plan, data, training, evaluation, accelerator=accelerator),
-        }
-        losses = {} if training is None else {"train_loss": training.losses, "train_step_ms": training.step_ms}
-        state = trained_parameters(model, attachment) if plan.save else {}
-        trained = {name: sharded.whole(parameter.detach()).cpu().clone() for name, parameter in state.items()}
-        cut = {"training": [] if training is None else training.cut_at, "evaluation": sorted(set(evaluation.halved))}
-        metrics = {name: _metric(score) for name, score in scores.items()}
+        read = _sizes(job) | of_training | of_evaluation | of_latency | _flops(job, training, evaluation)
+        state = _state(job)
         if plan.profile:
             profile.report(model, attachment, cell, plan, data, accelerator=accelerator, label=label)
         if not ranks.first:
             return None
+        losses = {} if training is None else {"train_loss": training.losses, "train_step_ms": training.step_ms}
         return Outcome(
-            metrics, readings, losses | latency.samples, sharing.as_json(), evaluation.predictions, trained or None, cut
+            metrics={name: _metric(score) for name, score in scores.items()},
+            meters=read,
+            samples=losses | latency.samples,
+            gpu_sharing=sharing.as_json(),
+            predictions=evaluation.predictions,
+            state=state or None,
+            cut={
+                "training": [] if training is None else training.cut_at,
+                "evaluation": sorted(set(evaluation.halved)),
+            },
         )
 
 
-def _answers(
-    keeper: Keeper | None, weights: str | None, cell: CellPlan
-) -> contextlib.AbstractContextManager[KeptAnswers | None]:
-    """Where the answers of these weights are kept; nowhere if nobody has kept the weights."""
-    if keeper is None or weights is None:
-        return contextlib.nullcontext()
-    return keeper.answers(weights, cell.task)
+@dataclass(frozen=True)
+class _Job:
+    """What every part of a measurement needs; `before` is the memory that was used when it began."""
+
+    model: Backbone
+    attachment: Attachment
+    cell: CellPlan
+    plan: Plan
+    data: TaskData
+    accelerator: Accelerator
+    before: int | None
+    label: str
+    keeper: Keeper | None
+    ranks: Ranks
+
+    @property
+    def split(self) -> bool:
+        """Whether processes share the weights of each layer."""
+        return not self.ranks.alone and self.plan.launch.parallel == "fsdp2"
+
+    def answers(self, weights: str | None) -> contextlib.AbstractContextManager[KeptAnswers | None]:
+        """Where the answers of these weights are kept; nowhere if nobody has kept the weights."""
+        if self.keeper is None or weights is None:
+            return contextlib.nullcontext()
+        return self.keeper.answers(weights, self.cell.task)
 
 
-def _train(
-    model: Backbone,
-    attachment: Attachment,
-    cell: CellPlan,
-    plan: Plan,
-    data: TaskData,
-    *,
-    accelerator: Accelerator,
-    before: int | None,
-    label: str,
-    after_step: Callable[[Step], None] | None,
-    keeper: Keeper | None,
-    ranks: Ranks,
-) -> tuple[TrainResult | None, dict[str, Meter]]:
+def _train(job: _Job, after_step: Callable[[Step], None] | None) -> tuple[TrainResult | None, dict[str, Meter]]:
     """Train if the cell is to be trained; what training left behind and its meters."""
-    if not cell.method.trains or not total_steps(len(data.train), cell.train):
+    model, cell, keeper = job.model, job.cell, job.keeper
+    if not cell.method.trains or not total_steps(len(job.data.train), cell.train):
         return None, dict.fromkeys(TRAINING, unavailable("not trained"))
     name = None if keeper is None else keeper.features
-    with ways(model, cell.train, data.train, name=name), meters.peak_memory(model.device, before=before) as peak:
+    with (
+        ways(model, cell.train, job.data.train, name=name),
+        meters.peak_memory(model.device, before=job.before) as peak,
+    ):
         with energy.energy(model.device) as joules:
             training = train(
                 model,
-                attachment,
+                job.attachment,
                 cell.task,
-                data.train,
+                job.data.train,
                 cell.train,
-                accelerator=accelerator,
+                accelerator=job.accelerator,
                 seed=cell.seed,
-                label=f"{label}: train",
+                label=f"{job.label}: train",
                 after_step=after_step,
                 keeper=keeper,
-                ranks=ranks,
+                ranks=job.ranks,
             )
-            used = joules() if ranks.alone else unavailable(SEVERAL)
-        memory = _memory(peak(), cell, plan)
+            used = joules() if job.ranks.alone else unavailable(SEVERAL)
+        memory = _memory(peak(), job)
     read: dict[str, Meter] = {
         "train_step_ms": distribution(training.step_ms, "ms"),
         "train_samples_per_s": scalar(training.samples / training.wall_s, "samples/s"),
@@ -208,31 +193,20 @@ def _lost(keeper: Keeper | None, training: TrainResult) -> tuple[str, ...]:
     return ("energy_joules", *(PEAKS if keeper.resumed[-1] == len(training.losses) else ()))
 
 
-def _evaluate(
-    model: Backbone,
-    cell: CellPlan,
-    plan: Plan,
-    data: TaskData,
-    *,
-    accelerator: Accelerator,
-    before: int | None,
-    label: str,
-    kept: KeptAnswers | None,
-    ranks: Ranks,
-) -> tuple[Evaluation, dict[str, Meter]]:
-    """Predict all examples; the predictions and the meters of that."""
-    with meters.peak_memory(model.device, before=before) as peak:
+def _evaluate(job: _Job, *, weights: str | None) -> tuple[Evaluation, dict[str, Meter]]:
+    """Predict all examples with `weights`, as the keeper calls them; the predictions and the meters of that."""
+    with job.answers(weights) as kept, meters.peak_memory(job.model.device, before=job.before) as peak:
         evaluation = evaluate(
-            model,
-            cell.task,
-            data.evaluation,
-            accelerator=accelerator,
-            batch_size=cell.train.eval_batch_size,
-            label=f"{label}: evaluate",
+            job.model,
+            job.cell.task,
+            job.data.evaluation,
+            accelerator=job.accelerator,
+            batch_size=job.cell.train.eval_batch_size,
+            label=f"{job.label}: evaluate",
             kept=kept,
-            ranks=ranks,
+            ranks=ALONE if job.split else job.ranks,
         )
-        memory = _memory(peak(), cell, plan)
+        memory = _memory(peak(), job)
     read: dict[str, Meter] = {
         "eval_peak_bytes": memory.used,
         "eval_peak_reserved_bytes": memory.reserved,
@@ -246,16 +220,15 @@ def _evaluate(
     return evaluation, {**read, "infer_ms_per_sample_batched": batched}
 
 
-def _latency(
-    model: Backbone, cell: CellPlan, data: TaskData, *, accelerator: Accelerator, split: bool
-) -> tuple[meters.Latency, dict[str, Meter]]:
-    """Predict single examples, and as many at once as fit; `split`: in step with the other processes.
+def _latency(job: _Job) -> tuple[meters.Latency, dict[str, Meter]]:
+    """Predict single examples, and as many at once as fit; where layers are split, in step with the other processes.
 
-    An error leaves their meters without a value, as it must not cost a finished training its record; but for `split`,
-    where the others would wait for this process.
+    An error leaves their meters without a value, as it must not cost a finished training its record; but not where
+    layers are split, as the others would wait for this process.
     """
-    with accelerator.autocast():
-        if split:
+    model, cell, data = job.model, job.cell, job.data
+    with job.accelerator.autocast():
+        if job.split:
             latency = meters.latency(model, cell.task, data.evaluation)
             no_look = unavailable("not looked for where processes share the weights")
             return latency, latency.meters | dict.fromkeys(largest_batch.METERS, no_look)
@@ -275,28 +248,19 @@ def _not_measured(error: Exception) -> str:
     return " ".join(f"could not be measured: {type(error).__name__}: {error}".split())
 
 
-def _flops(
-    model: Backbone,
-    attachment: Attachment,
-    cell: CellPlan,
-    plan: Plan,
-    data: TaskData,
-    training: TrainResult | None,
-    evaluation: Evaluation,
-    *,
-    accelerator: Accelerator,
-) -> dict[str, Meter]:
+def _flops(job: _Job, training: TrainResult | None, evaluation: Evaluation) -> dict[str, Meter]:
     """Counted last, as counting is slow and what it computes is of no more use."""
+    model, cell, plan, data = job.model, job.cell, job.plan, job.data
     of_training: Meter = unavailable("not trained")
     of_step: Meter = of_training
     if training is not None:
         of_training = flops.training(
             model,
-            attachment,
+            job.attachment,
             cell.task,
             data.train,
             _as_cut(cell.train, training, processes=plan.launch.count),
-            accelerator=accelerator,
+            accelerator=job.accelerator,
             seed=cell.seed,
             lengths=training.lengths,
         )
@@ -310,7 +274,8 @@ def _flops(
             )
         except Exception as error:  # noqa: BLE001 - it must not cost a finished training its record
             of_step = unavailable(_not_measured(error))
-    of_prediction = flops.prediction(model, cell.task, data.evaluation, evaluation.predictions, accelerator=accelerator)
+    answers = evaluation.predictions
+    of_prediction = flops.prediction(model, cell.task, data.evaluation, answers, accelerator=job.accelerator)
     return {
         "train_flops_per_sample": of_training,
         "infer_flops_per_sample": of_prediction,
@@ -327,10 +292,19 @@ def _as_cut(options: TrainOptions, training: TrainResult, *, processes: int) -> 
     return dataclasses.replace(options, accumulate=fitting[0] if fitting else options.batch_size)
 
 
-def _sizes(model: Backbone, attachment: Attachment) -> dict[str, Meter]:
-    found = sizes(model, attachment)
-    trained = trained_parameters(model, attachment).items()
-    state = {name: sharded.whole(p.detach()).cpu().contiguous() for name, p in trained}
+def _whole(job: _Job) -> dict[str, Tensor]:
+    """What is trained, on the CPU; of layers that are split all parts, for which every process has to ask."""
+    trained = trained_parameters(job.model, job.attachment).items()
+    return {name: sharded.whole(parameter.detach()).cpu().contiguous() for name, parameter in trained}
+
+
+def _state(job: _Job) -> dict[str, Tensor]:
+    """What is to be saved, nothing where the plan does not ask for it."""
+    return {name: tensor.clone() for name, tensor in _whole(job).items()} if job.plan.save else {}
+
+
+def _sizes(job: _Job) -> dict[str, Meter]:
+    found, state = sizes(job.model, job.attachment), _whole(job)
     return {
         "trainable_params": scalar(found.trainable, "params"),
         "task_params": scalar(found.task, "params"),
@@ -339,9 +313,9 @@ def _sizes(model: Backbone, attachment: Attachment) -> dict[str, Meter]:
     }
 
 
-def _memory(peak: meters.PeakMemory, cell: CellPlan, plan: Plan) -> meters.PeakMemory:
+def _memory(peak: meters.PeakMemory, job: _Job) -> meters.PeakMemory:
     """A process keeps hundreds of MB of what a profiler took, so on a CPU only the first cell's peak is its own."""
-    if not plan.profile or plan.device != "cpu" or cell is plan.cells[0]:
+    if not job.plan.profile or job.plan.device != "cpu" or job.cell is job.plan.cells[0]:
         return peak
     reason = unavailable("only measured for the first cell of a run with --profile")
     return meters.PeakMemory(reason, reason, peak.reserved)

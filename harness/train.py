@@ -206,11 +206,8 @@ def train(
     """
     set_seed(seed + ranks.rank)
     steps = total_steps(len(examples), options)
-    rate = options.peak_lr
     trained = trained_parameters(model, attachment)
-    groups = parameter_groups(trained, options)
-    optimizer = torch.optim.AdamW(groups, lr=rate, betas=(options.beta1, options.beta2))
-    optimizer = accelerator.prepare(optimizer)
+    optimizer = _optimizer(trained, options, accelerator)
     attachment.train(True)
     watch = Stopwatch(model.device)
     lengths = [model.text_length(prompt, answer) for prompt, answer in task.texts(examples, train=True)]
@@ -219,20 +216,14 @@ def train(
     course = Course(Loop(trained, optimizer, accelerator), keeper, Stopwatch(model.device), finite)
     result = TrainResult.so_far(course.kept, lengths)
     first = len(result.losses)
+    uncut = SPLIT if is_split(model) else None if task.divisible else CONTRASTIVE
+    count = result.parts or options.accumulate
+    cut = Parts(count, uncut, model.device, result.cut_at, tell=lambda line: note(f"{label}: {line}"))
+    step = _Stepping(model, task, examples, options, trained, optimizer, accelerator, ranks, cut, steps)
     if after_step is not None:
         for number, loss in enumerate(result.losses):
-            after_step(Step(number + 1, loss, rate * lr_factor(number, total=steps, options=options)))
+            after_step(Step(number + 1, loss, step.rate(number)))
     batches = itertools.islice(order(lengths, options.batch_size, steps=steps, seed=seed), first, None)
-
-    uncut = SPLIT if is_split(model) else None if task.divisible else CONTRASTIVE
-    cut = Parts(
-        result.parts or options.accumulate,
-        uncut,
-        model.device,
-        result.cut_at,
-        tell=lambda line: note(f"{label}: {line}"),
-    )
-    step = _Stepping(model, task, examples, options, trained, optimizer, accelerator, ranks, cut)
 
     def make(indices: list[int]) -> tuple[Randomness | None, list[Any]]:
         return course.draws(), step.parts(indices)
@@ -245,7 +236,7 @@ def train(
         ):
             course.between(result, before)
             watch.restart()
-            loss = step.take(parts, indices, number=number, rate=rate * lr_factor(number, total=steps, options=options))
+            loss = step.take(parts, indices, number=number)
             result.parts = step.cut.count
             if not math.isfinite(loss):
                 raise DivergedError(
@@ -256,10 +247,18 @@ def train(
                 result.step_ms.append(watch.ms())
             result.samples += len(indices)
             if after_step is not None:
-                after_step(Step(number + 1, loss, optimizer.param_groups[0]["lr"]))
+                after_step(Step(number + 1, loss, step.rate(number)))
         course.end(result)
     attachment.train(False)
     return result
+
+
+def _optimizer(
+    trained: Mapping[str, nn.Parameter], options: TrainOptions, accelerator: Accelerator
+) -> torch.optim.Optimizer:
+    groups = parameter_groups(trained, options)
+    made = torch.optim.AdamW(groups, lr=options.peak_lr, betas=(options.beta1, options.beta2))
+    return accelerator.prepare(made)  # type: ignore[no-any-return]
 
 
 def _check_finite(trained: Mapping[str, nn.Parameter], step: int, last_good: str, *, ranks: Ranks, steps: int) -> None:
@@ -273,7 +272,7 @@ def _check_finite(trained: Mapping[str, nn.Parameter], step: int, last_good: str
 
 @dataclass(frozen=True)
 class _Stepping:
-    """What every optimiser step of a training needs."""
+    """What every optimiser step of a training needs; there are `steps` of them."""
 
     model: Backbone
     task: Task
@@ -284,16 +283,21 @@ class _Stepping:
     accelerator: Accelerator
     ranks: Ranks
     cut: Parts
+    steps: int
+
+    def rate(self, number: int) -> float:
+        """The learning rate of a step, from 0."""
+        return self.options.peak_lr * lr_factor(number, total=self.steps, options=self.options)
 
     def parts(self, indices: Sequence[int]) -> list[Any]:
         """This process's share of a batch, in the parts that are computed one after the other."""
         share = [self.examples[i] for i in self.ranks.share(indices)]
         return micro_batches(self.model, self.task, share, self.cut.count)
 
-    def take(self, parts: list[Any], indices: Sequence[int], *, number: int, rate: float) -> float:
-        """One step on the batch of all processes; its loss."""
+    def take(self, parts: list[Any], indices: Sequence[int], *, number: int) -> float:
+        """Step `number`, from 0, on the batch of all processes; its loss."""
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = self.rate(number)
         total = None if self.ranks.alone else self.ranks.total(sum(map(self.task.weight, parts)))
         loss = self.cut.compute(
             parts,
