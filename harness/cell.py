@@ -142,8 +142,9 @@ def _apart(bench: Bench, plan: CellPlan, ready: Ready, number: str) -> str:
 
 def _raise_if_fatal(error: BaseException) -> None:
     """Raise what ended a process of its own, where that is to end this one too."""
-    if isinstance(error.__cause__, FATAL):
-        raise error.__cause__ from None
+    cause = error.__cause__
+    if isinstance(cause, FATAL) and (not isinstance(cause, BrokenPipeError) or is_unread()):
+        raise cause from None
 
 
 def _fresh_cell(

@@ -57,7 +57,8 @@ class Choices:
 
     def options(self, cell: CellPlan, of: str) -> dict[str, Any]:
         """What identifies a tuning in the options of the runs that follow it; `of` is the key of the cell as it was."""
-        return dataclasses.asdict(self.budget) | {"of": of, "validation_sha256": self._data(cell).sha256}
+        told = {"of": of, "validation_sha256": self._data(cell).sha256, "run_off": tune.LONGER}
+        return dataclasses.asdict(self.budget) | told
 
     def made(self, cell: CellPlan, of: str) -> Tuned | None:
         """What was chosen for a cell that is not tuned yet, here or by a recorded run; None where nothing is."""

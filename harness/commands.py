@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run_plan(args: argparse.Namespace) -> int:
-    """Every command of a plan file, all of them checked before the first is run."""
+    """Every command of a plan file. All are planned before the first is run; data and weights are read by each in turn."""
     from harness import cli, plan, plan_file
 
     study = plan_file.read(args.plan)

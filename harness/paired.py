@@ -49,7 +49,7 @@ class Sample:
     @functools.cached_property
     def answers(self) -> list[bool] | None:
         """Right and wrong, where each example is a question of its own; None for other scores, or several seeds."""
-        once = len(self.runs) == 1 and self.clusters == len(self.values)
+        once = len(self.ids) == 1 and self.clusters == len(self.values)
         return [value > 0 for value in self.values] if once and set(self.values) <= {0.0, 100.0} else None
 
 
@@ -174,12 +174,21 @@ def compare(a: Sequence[Record], b: Sequence[Record], samples: Samples) -> Compa
     pairs = _pairs(a, b)
     first, second = samples.of([one for one, _ in pairs]), samples.of([other for _, other in pairs])
     _check_same(first, second)
+    p_value, test = tested(first, second)
+    return Comparison(p_value, test, first, second)
+
+
+def tested(first: Sample, second: Sample) -> tuple[float, str]:
+    """The p-value of equal scores on the same examples, and its test.
+
+    Raises:
+        Incomparable: too few pictures.
+    """
     if first.answers is not None and second.answers is not None:
-        return Comparison(mcnemar(first.answers, second.answers), MCNEMAR, first, second)
+        return mcnemar(first.answers, second.answers), MCNEMAR
     if first.clusters < FEWEST_GROUPS:
         raise Incomparable(f"{first.clusters} pictures or questions are too few for a test ({FEWEST_GROUPS} or more)")
-    found = difference(first.resampled, second.resampled)
-    return Comparison(found.p_value, BOOTSTRAP, first, second)
+    return difference(first.resampled, second.resampled).p_value, BOOTSTRAP
 
 
 def _pairs(a: Sequence[Record], b: Sequence[Record]) -> list[tuple[Record, Record]]:

@@ -77,13 +77,14 @@ def read(path: Path) -> PlanFile:
         raise UsageError(f"{path}: shared must be a table of flags, got {shared!r}")
     if not isinstance(runs, list) or not runs or not all(isinstance(run, dict) for run in runs):
         raise UsageError(f"{path}: runs must be at least one [[runs]] table")
-    words = [
+    commands = (
         tuple(command)
         for number, run in enumerate(runs, start=1)
         for command in _commands(_merged(shared, run), f"{path}: runs {number}: ")
-    ]
+    )
+    words = list(itertools.islice(commands, MOST_RUNS + 1))
     if len(words) > MOST_RUNS:
-        raise UsageError(f"{path}: makes {len(words):,} commands; at most {MOST_RUNS:,}")
+        raise UsageError(f"{path}: makes more than {MOST_RUNS:,} commands; take several plans")
     return PlanFile(content["title"], content["data"], content["hardware"], float(content["hours"]), tuple(words))
 
 
@@ -156,13 +157,14 @@ def _commands(flags: Mapping[str, Any], where: str) -> Iterator[list[str]]:
         elif key in _SWITCHES:
             if not isinstance(value, bool):
                 raise UsageError(f"{where}{key} must be true or false, got {value!r}")
-            choices.append([[flag] if value else []])
-        elif key in _LISTS:
-            items = value if isinstance(value, list) else [value]
-            choices.append([[f"{flag}={','.join(_text(item, where, key) for item in items)}"]])
+            off = ["--no-isolate"] if key == "isolate" else []
+            choices.append([[flag] if value else off])
         else:
             items = value if isinstance(value, list) else [value]
-            choices.append([[f"{flag}={_text(item, where, key)}"] for item in items])
+            if not items:
+                raise UsageError(f"{where}{key} is an empty list; name something")
+            texts = [_text(item, where, key) for item in items]
+            choices.append([[f"{flag}={text}"] for text in ([",".join(texts)] if key in _LISTS else texts)])
     for chosen in itertools.product(*choices):
         yield [word for words in chosen for word in words]
 

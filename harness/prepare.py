@@ -144,6 +144,11 @@ def check_lengths(cell: CellPlan, model: Backbone, data: TaskData) -> Overlong:
     """
     found = overlong(model, cell.task, data)
     count = found.train + found.evaluation
+    if count and model.text_tokens is not None:
+        raise DataError(
+            f"--text-tokens {model.text_tokens}: {model.name} has room for {max(0, found.room)} tokens of text beside "
+            f"what {cell.method_name} inserts; give fewer"
+        )
     if count and cell.task.overlong == "error":
         raise DataError(
             f"{data.root}: {count} of {len(data.train) + len(data.evaluation)} prompts do not fit the context of "

@@ -166,8 +166,9 @@ def _differing(bench: Bench, ready: Sequence[Ready]) -> list[str]:
     """What other ranks have that rank 0 has not, in which of its kind; the same on all of them, which have to ask."""
     ours: dict[str, Any] = {f"data of {name}": data.sha256 for name, data in bench.data.items()}
     ours["weights"] = bench.weights_sha256
-    for checked in ready:
-        ours |= {f"code of {name}": sha256 for name, sha256 in checked.code["sources"].items()}
+    for cell, checked in zip(bench.plan.cells, ready, strict=True):
+        own = {"method": cell.method_name, "task": cell.task_name}
+        ours |= {f"code of {own.get(name, name)}": sha256 for name, sha256 in checked.code["sources"].items()}
     (_, first), *others = bench.ranks.gather((socket.gethostname(), ours))
     return [
         f"rank {rank} on {host} has other {what} than rank 0"

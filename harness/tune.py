@@ -1,7 +1,7 @@
 """`run --tune`: the same number of short trainings for every method, scored on the validation split.
 
-The best of them meets the values that the run would have had in a run-off of longer trainings. Nothing here is ever
-given the test split.
+The best of them meets the values that the run would have had in a run-off of longer trainings, where there is time and
+where longer ones there are. Nothing here is ever given the test split.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from harness import space
 from harness.attaching import attached, new_accelerator
 from harness.backbones.backbone import Backbone
 from harness.evaluate import evaluate
-from harness.example_scores import FEWEST_GROUPS
+from harness.paired import Incomparable, Sample, tested
 from harness.plan import CellPlan, Plan
 from harness.prepare import TaskData
-from harness.significance import ALPHA, mcnemar, paired_bootstrap
+from harness.significance import ALPHA
 from harness.space import Budget
 from harness.train import DivergedError, Step, total_steps, train, trained_parameters, ways
 from methods import Attachment
@@ -128,10 +128,13 @@ def search(
     while len(trials) < budget.trials and not (trials and late()):
         trials.append(_trial(job, study, len(trials)))
         say(f"{label}: trial {len(trials)} of {budget.trials}, {_said(trials[-1])}")
-    best, played = _best(trials), None
-    if best is not None and best is not trials[0] and not late():
-        played = _run_off(job, trials[0], best)
-        best = best if played.won else trials[0]
+    own, best, played = trials[0], _best(trials), None
+    steps = min(LONGER * job.steps, total_steps(len(data.train), cell.train))
+    if best is not None and best is not own and (late() or steps == job.steps):
+        say(f"{label}: {'no time' if late() else 'nothing longer'} for a run-off: trial {best.number + 1} is taken")
+    elif best is not None and best is not own:
+        played = _run_off(dataclasses.replace(job, steps=steps, label=f"{label}: run-off"), own, best)
+        best = best if played.won else own if own.score or played.own.score else None
         say(f"{label}: {played}")
     return _report(job, trials, best, played, seconds=time.perf_counter() - started)
 
@@ -270,21 +273,19 @@ class RunOff:
         return {"own": self.own.row(), "found": self.found.row(), "p_value": self.p_value, "won": self.won}
 
     def __str__(self) -> str:
-        own, found = (_said(trial).rpartition(": ")[2] for trial in (self.own, self.found))
+        own, found = _outcome(self.own), _outcome(self.found)
         tested = "" if self.p_value is None else f", p = {self.p_value:.2g}"
         chosen = f"trial {self.found.number + 1} is taken" if self.won else "the run's own values stay"
         return f"run-off: own values {own}, trial {self.found.number + 1} {found}{tested}: {chosen}"
 
 
 def _run_off(job: _Search, own: Trial, found: Trial) -> RunOff:
-    """Train both for longer. The best of many short trials is lucky, or only quick: it has to prove itself."""
-    steps = min(LONGER * job.steps, total_steps(len(job.data.train), job.cell.train))
-    longer = dataclasses.replace(job, steps=steps, label=f"{job.label}: run-off")
+    """Train both for the steps of `job`. The best of many short trials is lucky, or only quick: it has to prove itself."""
     rivals, answers = [Trial(trial.number, trial.values) for trial in (own, found)], list[list[Prediction]]()
     for rival in rivals:
         started = time.perf_counter()
         try:
-            rival.score, predictions = _run(longer, rival, None)
+            rival.score, predictions = _run(job, rival, None)
             answers.append(predictions)
         except (DivergedError, NoScoreError) as error:
             rival.state, rival.reason = "failed", str(error)
@@ -299,14 +300,17 @@ def _run_off(job: _Search, own: Trial, found: Trial) -> RunOff:
 
 def _p_value(job: _Search, own: Sequence[Prediction], found: Sequence[Prediction]) -> float | None:
     """Of equal scores on the same examples; None where that cannot be tested."""
-    task, examples = job.cell.task, job.data.evaluation
-    mine, other = (task.example_scores(answers, examples) if answers else {} for answers in (own, found))
-    ids = sorted(mine.keys() & other.keys())
-    groups = [mine[id].group for id in ids]
-    a, b = ([scores[id].value for id in ids] for scores in (mine, other))
-    if ids and {*a, *b} <= {0.0, 100.0} and len(set(groups)) == len(ids):
-        return mcnemar([value > 0 for value in a], [value > 0 for value in b])
-    return paired_bootstrap(a, b, groups).p_value if len(set(groups)) >= FEWEST_GROUPS else None
+    samples = []
+    for answers in (own, found):
+        parts = sorted(job.cell.task.example_scores(answers, job.data.evaluation).items())
+        ids, scores = [id for id, _ in parts], [score for _, score in parts]
+        samples.append(Sample((), [ids], [score.group for score in scores], [score.value for score in scores]))
+    if not all(sample.values for sample in samples):
+        return None
+    try:
+        return tested(*samples)[0]
+    except Incomparable:
+        return None
 
 
 def _report(
@@ -345,6 +349,10 @@ def failure(report: dict[str, Any]) -> str | None:
 
 def _said(trial: Trial) -> str:
     values = ", ".join(f"{name}={value:.3g}" for name, value in trial.values.items())
+    return f"{values}: {_outcome(trial)}"
+
+
+def _outcome(trial: Trial) -> str:
     known = trial.score or trial.halfway
     told = "" if known is None or known.value is None else f" {known.value:.2f} {known.unit}"
-    return f"{values}: {trial.state}{told}"
+    return f"{trial.state}{told}"

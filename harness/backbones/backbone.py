@@ -60,6 +60,11 @@ class Backbone(VLModel):
 
     @property
     @abstractmethod
+    def text_tokens(self) -> int | None:
+        """How long every text is made, where costs are measured; None where texts are as they are."""
+
+    @property
+    @abstractmethod
     def max_length(self) -> int:
         """Tokens of its context."""
 

@@ -89,6 +89,11 @@ class DecoderModel(Backbone):
         return self.llm.dtype
 
     @property
+    def text_tokens(self) -> int | None:
+        """See `Backbone.text_tokens`."""
+        return self.text.exact_length
+
+    @property
     def max_length(self) -> int:
         """See `Backbone.max_length`."""
         return self.text.max_length

@@ -16,6 +16,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from harness.progress import note
+
 OF = "-of-"
 """Between the two parts of a name: whose features they are, and what they were made with."""
 FREE_SHARE = 0.5  # of the disk's free space that features may take
@@ -85,8 +87,9 @@ class FeatureStore:
             if not self._kept.numel() and self._capacity:
                 self._begin(made)
             self._write(list(places.items())[: self._capacity - len(self._rows)], made)
-        except (OSError, RuntimeError):  # the disk is full; torch's own error where it cannot make the file as long
+        except OSError as error:  # the disk is full, or gone
             self._capacity = len(self._rows)
+            note(f"{self._folder}: {error.strerror or error}; features of further pictures are computed every time")
 
     def _write(self, fresh: Sequence[tuple[bytes, int]], made: Tensor) -> None:
         entries = []
@@ -115,7 +118,10 @@ class FeatureStore:
     def _map(self, dtype: torch.dtype, shape: Sequence[int]) -> None:
         size = torch.Size(shape)
         path = self._folder / "features"
-        kept = torch.from_file(str(path), shared=True, size=size.numel(), dtype=dtype)
+        try:
+            kept = torch.from_file(str(path), shared=True, size=size.numel(), dtype=dtype)
+        except RuntimeError as error:  # torch's own where it cannot make the file as long
+            raise OSError(str(error).splitlines()[0]) from error
         self._file = path.open("r+b", buffering=0)
         self._kept = kept.view(size)
 

@@ -14,6 +14,7 @@ import os
 import secrets
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,10 +39,23 @@ class Title:
     owner: dict[str, Any]
 
     def held(self) -> bool:
-        """Whether it is still the owner's; a machine that slept for a while may have lost it."""
-        with contextlib.suppress(FileNotFoundError):
-            return _owner(self.path) == self.owner and _newest(self.path.parent) == self.path
-        return False
+        """Whether it is still the owner's; a machine that slept for a while may have lost it.
+
+        A share that is away is asked again, for as long as a claim may be silent.
+
+        Raises:
+            StoreError: it stays away.
+        """
+        until = time.monotonic() + STALE_S
+        while True:
+            try:
+                return _read(self.path) == self.owner and _newest(self.path.parent) == self.path
+            except (FileNotFoundError, NotADirectoryError):
+                return False
+            except OSError as error:
+                if time.monotonic() > until:
+                    raise StoreError(f"{self.path}: cannot be read ({error.strerror}); is its disk there?") from error
+            time.sleep(WAIT_S)
 
 
 @dataclass
@@ -65,9 +79,9 @@ class Claim:
         self._over.set()
         self._thread.join()
         path = self.title.path
-        if _owner(path) == self.title.owner:
-            path.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # others want the cell
+        with contextlib.suppress(OSError):  # a share that is away; or others want the cell
+            if _owner(path) == self.title.owner:
+                path.unlink(missing_ok=True)
             path.parent.rmdir()
 
     def _beat(self) -> None:
@@ -116,6 +130,10 @@ class Claims:
             path = folder / str(1 if newest is None else int(newest.name) + 1)
             if not _publish(temporary, path, owner):
                 return _owner(path) or {}
+            if (first := _newest(folder)) not in (None, path):
+                # A listing may have missed the claim of another process that was just replacing a void one.
+                path.unlink(missing_ok=True)
+                return _owner(first) or {}
         for older in _claims(folder):
             if int(older.name) < int(path.name):
                 with contextlib.suppress(OSError):  # a folder of that name; it counts no more
@@ -198,9 +216,17 @@ def _newest(folder: Path) -> Path | None:
 
 
 def _owner(path: Path) -> dict[str, Any] | None:
-    """Who wrote a claim; None if it is gone or not yet written out."""
+    """Who wrote a claim; None if it is gone, cannot be read or is not yet written out."""
+    try:
+        return _read(path)
+    except OSError:
+        return None
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """Who wrote a claim; None if it is not yet written out."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+    except (ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None

@@ -11,6 +11,7 @@ import pytest
 from harness import cli, plan, plan_file
 from harness.settings import UsageError
 from harness.store import Store
+from tasks.mini import pairs as mini_pairs
 from tasks.mini import scienceqa as mini_scienceqa
 
 PLANS = sorted((Path(__file__).parents[2] / "results" / "plans").glob("*.toml"))
@@ -85,9 +86,16 @@ def test_the_command_line_stands_over_the_plan(beside: tuple[str, ...], tmp_path
         ("[[runs]]\nset = 3", "set must be a table"),
         ("[shared]\nx = 1\n[[runs]]\ntask='scienceqa'", "unknown key x"),
         ("shared = 3\n[[runs]]\ntask='scienceqa'", "shared must be a table"),
+        (
+            "[[runs]]\nmethods = 'all'\ntask = 'scienceqa'\nbatch_size = []",
+            "batch_size is an empty list; name something",
+        ),
         ("[[runs]\n", "line 5"),
         ("[[runs]]\nsteps = " + "[" * 300 + "]" * 300, "lists or objects within more than"),
-        ("[[runs]]\n" + "".join(f"{key} = [{'1,' * 40}]\n" for key in ("steps", "batch_size")), "1,600 commands"),
+        (
+            "[[runs]]\n" + "".join(f"{key} = [{'1,' * 40}]\n" for key in ("steps", "batch_size")),
+            "more than 1,000 commands",
+        ),
     ],
 )
 def test_a_mistake_is_one_line(text: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -106,6 +114,11 @@ def test_a_plan_says_what_it_takes(lacking: str, tmp_path: Path) -> None:
     path.write_text("\n".join([*lines, "[[runs]]", "methods = 'all'"]), encoding="utf-8")
     with pytest.raises(UsageError, match=f"{lacking} must be a"):
         plan_file.read(path)
+
+
+def test_isolation_can_be_switched_off_for_one_run(tmp_path: Path) -> None:
+    text = '[shared]\nmethods = "all"\ntask = "scienceqa"\nisolate = true\n[[runs]]\n[[runs]]\nisolate = false\n'
+    assert [args.isolate for args in arguments(write(tmp_path, text))] == [True, False]
 
 
 def test_a_number_as_a_text_is_shown(tmp_path: Path) -> None:
@@ -162,6 +175,23 @@ def test_costs_can_be_measured_at_reduced_shapes(name: str, tiny_folders: tuple[
         assert record.cell.options["run"]["text_tokens"] == 40
         for meter in ("train_step_ms", "prefill_ms", "decode_ms_per_token", "train_flops_per_sample"):
             assert getattr(record.meters[meter], "reason", None) is None
+
+
+@pytest.mark.parametrize(
+    ("backbone", "methods", "task", "tokens", "said"),
+    [
+        ("beit3-base", "mwa", "retrieval", "128", "--text-tokens 128: beit3-base has room for 64 tokens of text"),
+        ("beit3-base", "mwa", "retrieval", "1", "--text-tokens 1: a text of beit3-base begins with <s> and ends with"),
+    ],
+)
+def test_exact_texts_that_do_not_fit_are_refused(
+    backbone: str, methods: str, task: str, tokens: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mini_pairs.write(tmp_path / "data", train=8, val=2, test=12)
+    words = ["run", "--methods", methods, "--task", task, "--backbone", backbone, "--weights", "random", "--isolate"]
+    where = ["--data-root", str(tmp_path / "data"), "--results", str(tmp_path / "results"), "--device", "cpu"]
+    assert cli.main([*words, *where, "--text-tokens", tokens]) == 2
+    assert said in capsys.readouterr().err
 
 
 def test_exact_texts_need_random_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

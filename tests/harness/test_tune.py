@@ -80,6 +80,7 @@ def set_scores(monkeypatch: pytest.MonkeyPatch, values: Sequence[float | None]) 
         return Metric(value, "%", "max", 10)
 
     monkeypatch.setattr(tune, "_checked", checked)
+    monkeypatch.setattr(tune, "_p_value", lambda *_: None)  # there are no answers to test
 
 
 RUN_OFF_WON = [60.0, 61.0]
@@ -289,6 +290,24 @@ def test_the_best_trial_has_to_win_a_longer_run_off(
     assert f"run-off: own values {'complete 70.00 %' if scores[0] else 'failed'}" in capsys.readouterr().out.replace(
         f": {kept}", ""
     )
+
+
+def test_values_that_fail_twice_are_not_chosen(vltune: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_scores(monkeypatch, [None, 60.0, 60.0, None, None])
+    assert vltune(trials=2) == 1
+    [record] = records(tmp_path)
+    assert (record.status, report(record)["best"]) == ("failed", None)
+    assert str(record.reason).startswith("tuning chose nothing")
+
+
+def test_trials_as_long_as_the_run_have_no_run_off(
+    vltune: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    set_scores(monkeypatch, [50.0, 50.0, 60.0, 60.0])
+    assert vltune("--tune-share", "1", trials=2) == 0
+    [record] = records(tmp_path)
+    assert (report(record)["best"], report(record)["run_off"]) == (1, None)
+    assert "nothing longer for a run-off: trial 2 is taken" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("won", "lost", "p_value"), [(9, 1, 0.021484375), (5, 3, 0.7265625), (0, 0, 1.0)])

@@ -12,7 +12,7 @@ from harness.backbones import BackboneError
 from harness.backbones.beit3 import checkpoint
 from harness.backbones.beit3.model import EncoderModel
 from harness.backbones.beit3.multiway import BEiT3, BEiT3Shape, VisionEmbedding
-from harness.backbones.beit3.text import byte_ids, sentencepiece_ids
+from harness.backbones.beit3.text import FEWEST, byte_ids, sentencepiece_ids
 
 SHAPES = {
     "beit3-base": BEiT3Shape(width=768, layers=12, heads=12, ffn=3072),
@@ -58,6 +58,10 @@ def load(
     if weights_path is not None and tokenizer_path is None and device != "meta":
         raise BackboneError(f"{weights_path}: these weights need their tokenizer; give the path of beit3.spm too")
     text = byte_ids() if tokenizer_path is None else sentencepiece_ids(tokenizer_path, vocab=sizes.vocab)
+    if text_tokens is not None and text_tokens < FEWEST:
+        raise BackboneError(
+            f"--text-tokens {text_tokens}: a text of {name} begins with <s> and ends with </s>; give more"
+        )
     text.exact_length = text_tokens
     with torch.device("meta"):
         encoder = BEiT3(sizes)

@@ -124,6 +124,11 @@ class EncoderModel(Backbone):
     # Batches --------------------------------------------------------------------------------------------------
 
     @property
+    def text_tokens(self) -> int | None:
+        """See `Backbone.text_tokens`."""
+        return self.text.exact_length
+
+    @property
     def max_length(self) -> int:
         """See `Backbone.max_length`."""
         return MAX_LENGTH

@@ -11,6 +11,7 @@ from harness.backbones import BackboneError
 
 BOS, PAD, EOS, UNKNOWN = 0, 1, 2, 3
 MAX_LENGTH = 64  # <s>, at most 62 tokens, </s>: the authors' `num_max_bpe_tokens`
+FEWEST = 2  # <s> </s>
 FIRST_BYTE = 4
 
 
