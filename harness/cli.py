@@ -18,13 +18,13 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
+from harness import cli_flags as flags
+from harness import cli_run, commands, commands_checkpoint, commands_data
 from harness import cli_values as values
-from harness import commands, shard
 from harness.download.sources import DATA_SETS
 from harness.one_line import one_line, printable
 from harness.resume import stop
 from harness.settings import UsageError
-from harness.space import SHARE
 
 USAGE, INTERRUPTED, BROKEN_PIPE = 2, stop.INTERRUPTED, 141
 # Errors of the system that are about a name or a place that was given, beside missing permissions.
@@ -150,24 +150,24 @@ def parser() -> argparse.ArgumentParser:
     """The parser of all commands; each sets `command` to the function that runs it."""
     root = _Parser(prog="vltune", description="Compare methods of efficient vision-language tuning.")
     add = root.add_subparsers(title="commands", metavar="COMMAND", required=True).add_parser
-    _add_run(add("run", help="train and evaluate methods on tasks, then print the leaderboard"))
+    cli_run.add_flags(add("run", help="train and evaluate methods on tasks, then print the leaderboard"))
     _add_leaderboard(add("leaderboard", help="print the tables of all recorded runs"))
     comparing = add("compare", help="test two methods, or two runs, on the same examples")
     comparing.add_argument("a", metavar="A", help="a method's name or a run id")
     comparing.add_argument("b", metavar="B", help="the same")
     comparing.add_argument("--task", metavar="NAME", help="only this task (default: every one that both have)")
-    _add_results(comparing)
+    flags.add_results(comparing)
     comparing.set_defaults(command=commands.compare)
     again = add("reproduce", help="run a recorded cell again and report what differs")
     again.add_argument("run_id", metavar="RUN_ID", help="of a finished run; its beginning will do")
-    _add_results(again)
+    flags.add_results(again)
     out = Path("results/reproduced")
     again.add_argument(
         "--out", type=Path, default=out, metavar="DIR", help=f"where the new record goes (default: {out})"
     )
     again.set_defaults(command=commands.reproduce)
     doctor = add("doctor", help="say what this machine can run, and how to get what is missing")
-    _add_results(doctor)
+    flags.add_results(doctor)
     doctor.set_defaults(command=commands.doctor)
     _add_results_commands(add("results", help="look after a results folder"))
     _add_params(add("params", help="count parameters, without weights"))
@@ -186,131 +186,8 @@ def parser() -> argparse.ArgumentParser:
     return root
 
 
-def _add_run(run: argparse.ArgumentParser) -> None:
-    run.add_argument("--methods", metavar="NAMES", help="comma list, or all")
-    run.add_argument("--task", metavar="NAMES", help="comma list, or all")
-    run.add_argument(
-        "--plan", type=Path, metavar="FILE", help="a study written down in TOML; flags given beside it stand over it"
-    )
-    _add_backbone_flags(run)
-    run.add_argument("--weights", choices=("pretrained", "random"), help="random ones never rank by accuracy")
-    run.add_argument("--data-root", type=Path, metavar="DIR", help="your data (default: generated, for backbone mini)")
-    run.add_argument(
-        "--protocol", default="uniform", metavar="NAME", help="uniform (default), paper-ademvl, paper-memvp, paper-mwa"
-    )
-    run.add_argument("--seeds", type=values.seeds, default=(0,), metavar="LIST", help="such as 0,1,2 (default: 0)")
-    length = run.add_mutually_exclusive_group()
-    length.add_argument("--epochs", type=values.count, metavar="N", help="default: the backbone's recipe")
-    length.add_argument(
-        "--steps", type=values.whole, metavar="N", help="optimiser steps instead of epochs; 0 with --init"
-    )
-    run.add_argument("--batch-size", type=values.count, metavar="N", help="examples per optimiser step")
-    run.add_argument(
-        "--train-limit", type=values.count, metavar="N", help="use a fixed subset of the training examples"
-    )
-    run.add_argument("--eval-limit", type=values.count, metavar="N", help="use a fixed subset of the test examples")
-    run.add_argument(
-        "--text-tokens",
-        type=values.count,
-        metavar="N",
-        help="make every text exactly N tokens long, to measure what that costs; for --weights random",
-    )
-    _add_tuning(run)
-    run.add_argument("--precision", choices=("fp32", "bf16", "fp16"), help="default: the backbone's recipe")
-    run.add_argument("--device", metavar="auto|cpu|cuda:N", help="default: auto")
-    run.add_argument("--kernels", choices=("auto", "reference", "triton"), help="default: auto")
-    _add_results(run)
-    run.add_argument("--save", action="store_true", help="keep what was trained, below adapters/ of the results")
-    run.add_argument(
-        "--init",
-        action="append",
-        default=[],
-        metavar="METHOD=DIR",
-        help="start from a saved or imported checkpoint; with --steps 0 it is evaluated as it is",
-    )
-    run.add_argument(
-        "--isolate",
-        action=argparse.BooleanOptionalAction,
-        help="each run in a process of its own, so that its memory is its own (default: on a GPU)",
-    )
-    run.add_argument(
-        "--memory-gib",
-        type=values.positive,
-        metavar="N",
-        help="most memory of each process; where it runs out, batches are cut (Linux; default: the machine's)",
-    )
-    _add_cluster(run)
-    spread = run.add_mutually_exclusive_group()
-    spread.add_argument(
-        "--gpus", type=values.gpus, default=(), metavar="LIST", help="such as 0,1,2,3: a run on each at a time"
-    )
-    spread.add_argument(
-        "--workers", type=values.count, metavar="N", help="so many runs at a time, which share the cores"
-    )
-    run.add_argument(
-        "--parallel",
-        choices=("ddp", "fsdp2"),
-        help="under torchrun: each process holds the whole backbone (ddp, the default) or a part of every layer",
-    )
-    run.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
-    run.add_argument(
-        "--fresh", action="store_true", help="run cells again that are recorded already, and unfinished ones anew"
-    )
-    run.add_argument(
-        "--checkpoint-minutes",
-        type=values.positive,
-        default=1.0,
-        metavar="M",
-        help="keep the state of a training every M minutes, so that it can go on after a crash (default: 1)",
-    )
-    run.add_argument("--checkpoint-steps", type=values.count, metavar="N", help="and every N steps")
-    run.add_argument(
-        "--profile",
-        action="store_true",
-        help="profile a few more steps of each cell once it is measured: a trace for TensorBoard below profiles/ of "
-        "the results, and a table of the ten operators that take most time; implies --fresh",
-    )
-    run.add_argument(
-        "--tensorboard",
-        action="store_true",
-        help="write loss and learning rate of every step below tensorboard/ of the results while a cell trains, then "
-        "its scores and meters",
-    )
-    run.set_defaults(command=commands.run)
-
-
-def _add_cluster(run: argparse.ArgumentParser) -> None:
-    run.add_argument("--shard", type=shard.parse, metavar="I/N", help="only cells I, I+N, I+2N, ... of the matrix")
-    run.add_argument(
-        "--executor", choices=("local", "ray"), default="local", help="ray: each run on a node of a Ray cluster"
-    )
-    run.add_argument("--ray-address", metavar="HOST:PORT", help="of the cluster (default: the one that runs here)")
-    run.add_argument(
-        "--cpus-per-cell",
-        type=values.count,
-        metavar="N",
-        help="cores, and so threads (default: those of the smallest node)",
-    )
-    run.add_argument("--memory-per-cell", type=values.positive, metavar="GIB", help="that its node must have left")
-
-
-def _add_tuning(run: argparse.ArgumentParser) -> None:
-    run.add_argument(
-        "--tune",
-        type=values.count,
-        metavar="N",
-        help="choose each trained method's settings from N short trials on the validation split, then run it with them",
-    )
-    run.add_argument(
-        "--tune-seconds", type=values.count, metavar="S", help="begin no trial of a method on a task after that"
-    )
-    run.add_argument(
-        "--tune-share", type=values.share, metavar="X", help=f"of a run's steps for each trial (default: {SHARE})"
-    )
-
-
 def _add_leaderboard(leaderboard: argparse.ArgumentParser) -> None:
-    _add_results(leaderboard)
+    flags.add_results(leaderboard)
     leaderboard.add_argument("--task", metavar="NAME", help="only this task")
     leaderboard.add_argument(
         "--format", choices=("md", "html", "latex", "csv", "json"), default="md", help="default: md"
@@ -339,13 +216,13 @@ def _add_leaderboard(leaderboard: argparse.ArgumentParser) -> None:
 def _add_results_commands(results: argparse.ArgumentParser) -> None:
     add = results.add_subparsers(title="commands", metavar="COMMAND", required=True).add_parser
     check = add("check", help="find records and predictions that are damaged, misplaced or doubled")
-    _add_results(check)
+    flags.add_results(check)
     check.set_defaults(command=commands.results_check)
 
 
 def _add_params(params: argparse.ArgumentParser) -> None:
     params.add_argument("--methods", required=True, metavar="NAMES", help="comma list, or all")
-    _add_backbone_flags(params)
+    flags.add_backbone(params)
     params.add_argument("--task", metavar="NAME", help="count the task's own parameters too, such as new heads")
     params.add_argument("--format", choices=("md", "json"), default="md", help="default: md")
     params.set_defaults(command=commands.params)
@@ -369,7 +246,7 @@ def _add_data(data: argparse.ArgumentParser) -> None:
             f"--{split}", type=values.count, metavar="N", help=f"problems or pictures of the {split} split"
         )
     mini.add_argument("--seed", type=values.seed, default=0, metavar="N", help="default: 0")
-    mini.set_defaults(command=commands.data_mini)
+    mini.set_defaults(command=commands_data.data_mini)
     download = add("download", help="fetch a data set from its official addresses; goes on where it was interrupted")
     download.add_argument("name", choices=tuple(DATA_SETS), metavar="NAME", help=", ".join(DATA_SETS))
     download.add_argument("--data-root", required=True, type=Path, metavar="DIR", help="a folder for it alone")
@@ -377,12 +254,14 @@ def _add_data(data: argparse.ArgumentParser) -> None:
     download.add_argument(
         "--archive", type=Path, metavar="FILE", help="the pictures of Flickr8k or Flickr30k, which come on request"
     )
-    download.set_defaults(command=commands.data_download)
+    download.set_defaults(command=commands_data.data_download)
     check = add("check", help="read every example of a task's data and report the first mistake")
     check.add_argument("--task", required=True, metavar="NAME")
     check.add_argument("--data-root", required=True, type=Path, metavar="DIR")
-    _add_set(check, "an option of the task, such as retrieval.split=val; may be repeated")
-    check.set_defaults(command=commands.data_check, backbone=None, llm=None, vision=None, encoder=None, tokenizer=None)
+    flags.add_set(check, "an option of the task, such as retrieval.split=val; may be repeated")
+    check.set_defaults(
+        command=commands_data.data_check, backbone=None, llm=None, vision=None, encoder=None, tokenizer=None
+    )
 
 
 def _add_backbone(backbone: argparse.ArgumentParser) -> None:
@@ -400,40 +279,17 @@ def _add_checkpoint(checkpoint: argparse.ArgumentParser) -> None:
     _add_format(into, source="the authors' file or folder")
     into.add_argument("--out", required=True, type=Path, metavar="DIR", help="a new or empty folder")
     into.add_argument("--method", metavar="NAME", help="default: the format's own")
-    _add_backbone_flags(into)
-    into.set_defaults(command=commands.checkpoint_import)
+    flags.add_backbone(into)
+    into.set_defaults(command=commands_checkpoint.checkpoint_import)
     back = add("export", help="write a folder of ours in the authors' format")
     _add_format(back, source="a folder that import or run --save made (format llama: a Hugging Face folder)")
     back.add_argument("--out", required=True, type=Path, metavar="PATH", help="a new file or folder")
     back.add_argument(
         "--without-head", action="store_true", help="leave out what a task added, such as retrieval's heads"
     )
-    back.set_defaults(command=commands.checkpoint_export)
+    back.set_defaults(command=commands_checkpoint.checkpoint_export)
 
 
 def _add_format(command: argparse.ArgumentParser, *, source: str) -> None:
     command.add_argument("--format", required=True, metavar="NAME", help="ademvl, beit3, llama, llava, memvp or peft")
     command.add_argument("source", type=Path, metavar="SOURCE", help=source)
-
-
-def _add_backbone_flags(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--backbone", metavar="NAME", help="default: mini, or the pair given by --llm and --vision")
-    command.add_argument("--llm", metavar="PATH", help="Hugging Face id or folder of a Llama; needs --vision")
-    command.add_argument("--vision", metavar="PATH", help="the same of a CLIP, DINOv2 or SigLIP tower; needs --llm")
-    command.add_argument("--encoder", metavar="FILE", help="weights of a BEiT-3 (.pth or .safetensors)")
-    command.add_argument("--tokenizer", metavar="FILE", help="tokenizer of a BEiT-3 (beit3.spm)")
-    command.add_argument(
-        "--image-size",
-        type=values.count,
-        metavar="PIXELS",
-        help="per side that a BEiT-3 reads, such as 384 (default: 224)",
-    )
-    _add_set(command, "a field of a method, an option of a task, or train.FIELD; may be repeated")
-
-
-def _add_set(command: argparse.ArgumentParser, help: str) -> None:
-    command.add_argument("--set", action="append", default=[], metavar="SCOPE.FIELD=VALUE", help=help)
-
-
-def _add_results(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")

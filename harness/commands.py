@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import shlex
 import sys
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import methods
 import tasks
-from harness import backbones, checkpoints
+from harness import backbones
 from harness.cluster.options import options
-from harness.settings import UsageError, parse_overrides, suggest
+from harness.settings import UsageError, suggest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,9 +20,6 @@ if TYPE_CHECKING:
     from harness.plan import Plan
     from harness.published import PublishedTable
     from harness.record import Record
-
-CHECKED_SIZE = 32
-"""Pixels per side that `data check` decodes pictures to: nothing looks at them."""
 
 
 def run(args: argparse.Namespace) -> int:
@@ -73,8 +68,7 @@ def _run_planned(args: argparse.Namespace, planned: Plan) -> int:
 
 def leaderboard(args: argparse.Namespace) -> int:
     """`leaderboard`: the tables of all records below a results folder."""
-    if not args.results.is_dir():
-        raise UsageError(f"--results {args.results}: no such folder; 'vltune run' makes it")
+    _check_results(args)
     _check_ending(args)
     text = _page(args) if args.format == "html" else _tables(args)
     if args.out is None:
@@ -89,6 +83,12 @@ def leaderboard(args: argparse.Namespace) -> int:
         where = f"--results names the folder that holds {runs.name}/ (ours: results/reference)"
         print(f"vltune: {runs} holds no record; {where}", file=sys.stderr)
     return 0
+
+
+def _check_results(args: argparse.Namespace) -> None:
+    """Refuse a results folder that is not there."""
+    if not args.results.is_dir():
+        raise UsageError(f"--results {args.results}: no such folder; 'vltune run' makes it")
 
 
 def _of_task(name: str | None, records: list[Record], papers: Sequence[PublishedTable] = ()) -> list[Record]:
@@ -165,8 +165,7 @@ def _published(args: argparse.Namespace) -> list[PublishedTable]:
 
 def compare(args: argparse.Namespace) -> int:
     """`compare`: the paired test of two methods or runs."""
-    if not args.results.is_dir():
-        raise UsageError(f"--results {args.results}: no such folder; 'vltune run' makes it")
+    _check_results(args)
     from harness.comparison import report
     from harness.example_scores import reader
     from harness.store import Store
@@ -178,8 +177,7 @@ def compare(args: argparse.Namespace) -> int:
 
 def reproduce(args: argparse.Namespace) -> int:
     """`reproduce`: run a recorded cell again; 1 when a score differs."""
-    if not args.results.is_dir():
-        raise UsageError(f"--results {args.results}: no such folder; 'vltune run' makes it")
+    _check_results(args)
     from harness import cli, plan
     from harness import reproduce as again
     from harness.store import Store
@@ -207,8 +205,7 @@ def doctor(args: argparse.Namespace) -> int:
 
 def results_check(args: argparse.Namespace) -> int:
     """`results check`: 1 when something is wrong."""
-    if not args.results.is_dir():
-        raise UsageError(f"--results {args.results}: no such folder; 'vltune run' makes it")
+    _check_results(args)
     from harness import results_check
 
     problems = results_check.check(args.results)
@@ -252,96 +249,6 @@ def list_names(args: argparse.Namespace) -> int:
     return 0
 
 
-def data_mini(args: argparse.Namespace) -> int:
-    """`data mini`: write the mini world's data set, and print where it lies."""
-    writer = importlib.import_module(f"tasks.mini.{args.task}")
-    given = {split: getattr(args, split) for split in writer.DEFAULT_SIZES}
-    sizes = {split: size for split, size in given.items() if size is not None}
-    if args.out is None:
-        print(writer.ensure(backbones.cache_folder() / "data", seed=args.seed, **sizes))
-        return 0
-    if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
-        raise UsageError(f"--out {args.out}: is not empty; name a new folder")
-    try:
-        writer.write(args.out, seed=args.seed, **(writer.DEFAULT_SIZES | sizes))
-    except OSError as error:
-        raise UsageError(f"--out {args.out}: cannot be written ({error.strerror}); name another folder") from None
-    print(args.out)
-    return 0
-
-
-def data_download(args: argparse.Namespace) -> int:
-    """`data download`: 1 when a file cannot be had, or pictures have yet to be asked for."""
-    from harness.download import DownloadError, check, folder, web
-    from harness.download.sources import DATA_SETS
-
-    data_set, root = DATA_SETS[args.name], args.data_root
-    if args.base_url is not None and (problem := web.problem_with(args.base_url)):
-        raise UsageError(f"--base-url: {problem}")
-    if args.archive is not None and data_set.on_request is None:
-        raise UsageError(f"--archive: all of {data_set.name} is fetched from its addresses; drop it")
-    if args.archive is not None and not args.archive.is_file():
-        raise UsageError(f"--archive {args.archive}: no such file; name the one that you were given")
-    say = partial(print, flush=True)
-    try:
-        folder.download(folder.Request(data_set, root, args.base_url, args.archive, say))
-    except DownloadError as error:
-        print(f"vltune: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("what was fetched stays; the same command goes on from there", file=sys.stderr)
-        raise
-    if lacking := check.lacking(data_set, root):
-        print(f"vltune: error: {lacking}", file=sys.stderr)
-        return 1
-    print(check.next_steps(data_set, root))
-    return 0
-
-
-def data_check(args: argparse.Namespace) -> int:
-    """`data check`: hold what was downloaded against its record, then read every split as a run would.
-
-    A run needs `train` and the task's own `split`; the third may be missing, such as COCO's test captions, which nobody
-    has published.
-    """
-    task = _checked_task(args)
-    from harness.download import check
-
-    home = args.data_root / getattr(task, "folder", "")
-    verified = check.verify(args.task, home)
-    try:
-        for split in check.SPLITS:
-            try:
-                examples = task.examples(split, args.data_root, limit=None)
-            except tasks.NoSplit:
-                if split in ("train", task.split):
-                    raise
-                print(f"{split}: none")
-                continue
-            task.prepare(examples, image_size=CHECKED_SIZE)
-            pictures = sum(example.image is not None for example in examples)
-            print(f"{split}: {len(examples)} examples, {pictures} with a picture")
-    except tasks.DataError as error:
-        remedy = check.how_to_get(args.task, home, error=str(error))
-        raise tasks.DataError(f"{error}; {remedy}" if remedy else str(error)) from None
-    for line in verified:
-        print(line)
-    return 0
-
-
-def _checked_task(args: argparse.Namespace) -> tasks.Task:
-    """The task of `data check`, with what `--set` says of it."""
-    _of_task(args.task, [])
-    if odd := [scope for scope in parse_overrides(args.set) if scope != args.task]:
-        raise UsageError(f"--set {odd[0]}: data check reads {args.task} alone; drop this --set")
-    from harness import plan
-
-    task = plan.build_task(args)
-    if task is None:
-        raise RuntimeError(f"no task named {args.task}")
-    return task
-
-
 def backbone_pretrain(args: argparse.Namespace) -> int:
     """`backbone pretrain mini`: make the shipped weights anew."""
     from harness.backbones.mini.pretrain import pretrain
@@ -350,59 +257,3 @@ def backbone_pretrain(args: argparse.Namespace) -> int:
     pretrain(out, seed=args.seed)
     print(out)
     return 0
-
-
-def checkpoint_import(args: argparse.Namespace) -> int:
-    """`checkpoint import`: read an authors' checkpoint, and print the folder that it became."""
-    checkpoints.check(args.format)
-    if args.format == checkpoints.LLAMA:
-        _refuse_options(args)
-        from harness.checkpoints import llama
-
-        llama.import_(args.source, args.out)
-    else:
-        from harness import plan
-
-        args.methods = _method_of(args)
-        [(name, method)] = plan.build_methods(args)
-        spec = plan.backbone_spec(args, shapes=True)
-        from harness.checkpoints.convert import import_
-
-        explicit = parse_overrides(args.set).get(name, {})
-        import_(args.format, args.source, args.out, method=method, backbone=spec, explicit=explicit)
-    print(args.out)
-    return 0
-
-
-def checkpoint_export(args: argparse.Namespace) -> int:
-    """`checkpoint export`: write a folder of ours in an authors' format, and print where."""
-    checkpoints.check(args.format)
-    if args.format == checkpoints.LLAMA:
-        if args.without_head:
-            raise UsageError("--without-head: format llama is a language model without a task; drop --without-head")
-        from harness.checkpoints import llama_export
-
-        llama_export.export(args.source, args.out)
-    else:
-        from harness.checkpoints.convert import export
-
-        export(args.format, args.source, args.out, without_head=args.without_head)
-    print(args.out)
-    return 0
-
-
-def _method_of(args: argparse.Namespace) -> str:
-    """The method of a checkpoint's format; `--method` may only say the same."""
-    name = checkpoints.method_of(args.format)
-    if args.method not in (None, *methods.names()):
-        raise UsageError(f"unknown method {args.method!r}; {suggest(args.method, methods.names())}")
-    if args.method not in (None, name):
-        raise UsageError(f"--method {args.method}: format {args.format} is for method {name}; drop one of the two")
-    return name
-
-
-def _refuse_options(args: argparse.Namespace) -> None:
-    for name in ("method", "backbone", "llm", "vision", "encoder", "tokenizer", "image_size", "set"):
-        if getattr(args, name):
-            flag = f"--{name.replace('_', '-')}"
-            raise UsageError(f"{flag}: format llama is a language model without a method; drop {flag}")
