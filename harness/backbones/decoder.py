@@ -20,10 +20,10 @@ from torch.utils.checkpoint import checkpoint
 from transformers import Cache, DynamicCache, PreTrainedModel
 
 from harness.backbones.backbone import Backbone, Undo
-from harness.backbones.decoding import Decoding, beam_search, greedy
+from harness.backbones.decoding import Decoding, beam_search, greedy, score_row
 from harness.backbones.encoding import IGNORED, TextEncoder
 from harness.backbones.features import FeatureStore, picture_keys
-from harness.backbones.inputs import Inputs, plain, select
+from harness.backbones.inputs import Inputs, Insertion, plain
 from harness.backbones.vision import VisionTower
 from methods import Batch, Branch, Handle, ImageHook, Images, Insert, Reads, Shape, Tower
 from methods.kernels import Kernels
@@ -68,10 +68,7 @@ class DecoderModel(Backbone):
             vocab=llm.config.vocab_size,
         )
         self._image_hook: ImageHook | None = None
-        # Token ids that enter rows with and without an image; placeholders stand for the method's own tokens.
-        self._with_image: tuple[int, ...] = ()
-        self._without_image: tuple[int, ...] = ()
-        self._own_tokens = 0
+        self._insertion = Insertion()
         self._withheld = 0
         self._vision_branches = 0
         self._features_kept: FeatureStore | None = None
@@ -123,9 +120,9 @@ class DecoderModel(Backbone):
         if self._image_hook is not None:
             raise ValueError(f"{self.name} already has a method on its images; detach it first")
         insert = insert or Insert()
-        self._image_hook, self._own_tokens = hook, insert.tokens
-        self._with_image = (*self.text.ids(insert.before), *[self.text.pad_id] * insert.tokens)
-        self._without_image = self.text.ids(insert.without_image)
+        self._image_hook = hook
+        with_image = (*self.text.ids(insert.before), *[self.text.pad_id] * insert.tokens)
+        self._insertion = Insertion(with_image, self.text.ids(insert.without_image), insert.tokens)
         return Undo(self._forget_images)
 
     def on_ffn(self, tower: Tower, layer: int, branch: Branch, *, reads: Reads = "normed") -> Handle:
@@ -168,7 +165,7 @@ class DecoderModel(Backbone):
         return Undo(self._stop_withholding)
 
     def _forget_images(self) -> None:
-        self._image_hook, self._own_tokens, self._with_image, self._without_image = None, 0, (), ()
+        self._image_hook, self._insertion = None, Insertion()
 
     def _stop_withholding(self) -> None:
         self._withheld -= 1
@@ -224,7 +221,7 @@ class DecoderModel(Backbone):
     @property
     def room(self) -> int:
         """See `Backbone.room`."""
-        return self.text.max_length - self._widest
+        return self.text.max_length - self._insertion.widest
 
     def text_length(self, prompt: str, answer: str | None) -> int:
         """See `Backbone.text_length`."""
@@ -252,20 +249,17 @@ class DecoderModel(Backbone):
         keys = () if self._features_kept is None else picture_keys(pixels)
         return Batch(*(part.to(self.device) for part in parts), image_keys=keys)
 
-    @property
-    def _widest(self) -> int:
-        return max(len(self._with_image), len(self._without_image))
-
     # Forward --------------------------------------------------------------------------------------------------
 
     def inputs(self, batch: Batch) -> Inputs:
         """Run the vision tower and the method's image hook, and lay out the decoder's input."""
-        embeds = self.llm.get_input_embeddings()(batch.input_ids)
+        embed = self.llm.get_input_embeddings()
+        embeds = embed(batch.input_ids)
         if self._image_hook is None:
             return plain(embeds, batch)
         rows = batch.image_rows[:0] if self._withheld else batch.image_rows
         tokens = self._image_hook(Images(self._features(batch, rows), rows, len(embeds), self.vision.has_cls))
-        return self._inserted(batch, embeds, rows, tokens)
+        return self._insertion.into(batch, embeds, rows, tokens, start=len(self.text.bos), embed=embed)
 
     def _features(self, batch: Batch, rows: Tensor) -> Tensor:
         if len(rows) and self._features_kept is not None and batch.image_keys:
@@ -274,43 +268,6 @@ class DecoderModel(Backbone):
             return self.vision(batch.pixel_values)  # type: ignore[no-any-return]
         tokens = self.vision.patches + int(self.vision.has_cls)
         return torch.zeros(0, tokens, self.vision.width, device=self.device, dtype=self.dtype)
-
-    def _inserted(self, batch: Batch, embeds: Tensor, rows: Tensor, tokens: Tensor | None) -> Inputs:
-        if not self._widest:
-            return plain(embeds, batch)
-        block = self._insert_block(len(embeds), rows, tokens)
-        counts = torch.full((len(embeds),), len(self._without_image), device=self.device)
-        counts[rows] = len(self._with_image)
-        lengths = batch.lengths + counts
-        start, width = len(self.text.bos), embeds.shape[1]
-        position = torch.arange(int(lengths.max()), device=self.device).expand(len(embeds), -1)
-        inside = (position >= start) & (position < start + counts[:, None])
-        shifted = torch.where(position < start, position, position - counts[:, None]).clamp(0, width - 1)
-        source = torch.where(inside, width + position - start, shifted)
-        laid = torch.cat([embeds, block.to(embeds.dtype)], dim=1)
-        laid = laid.gather(1, source[..., None].expand(-1, -1, laid.shape[2]))
-        unlabelled = inside | (position >= lengths[:, None])
-        labels = batch.labels.gather(1, shifted).masked_fill(unlabelled, IGNORED)
-        visual = torch.zeros_like(inside)
-        end = start + len(self._with_image)
-        visual[rows, end - self._own_tokens : end] = True
-        return Inputs(laid, lengths, labels, visual)
-
-    def _insert_block(self, batch_size: int, rows: Tensor, tokens: Tensor | None) -> Tensor:
-        """[B, widest, D]: the embeddings to insert, left-aligned."""
-        with_image, without = (
-            torch.tensor(ids, device=self.device).long() for ids in (self._with_image, self._without_image)
-        )
-        widest = self._widest
-        embed = self.llm.get_input_embeddings()
-        plain = F.pad(embed(without), (0, 0, 0, widest - len(without))).expand(batch_size, -1, -1)
-        if not len(rows):
-            return plain
-        visual = embed(with_image).expand(len(rows), -1, -1)
-        if tokens is not None:
-            visual = torch.cat([visual[:, : len(with_image) - self._own_tokens], tokens.to(visual.dtype)], dim=1)
-        visual = F.pad(visual, (0, 0, 0, widest - visual.shape[1]))
-        return plain.index_copy(0, rows, visual)
 
     def hidden(self, inputs: Inputs) -> Float[Tensor, "B S D"]:
         """Final hidden states (after the last norm) at every position."""
@@ -354,20 +311,7 @@ class DecoderModel(Backbone):
         logprobs = self._last_logits(self.hidden(inputs), inputs.lengths).log_softmax(dim=-1)
         if all(len(tokens) == 1 for row in ids for tokens in row):
             return [[float(logprobs[i, tokens[0]]) for tokens in row] for i, row in enumerate(ids)]
-        return [self._score_row(batch, row, tokens) for row, tokens in enumerate(ids)]
-
-    def _score_row(self, batch: Batch, row: int, continuations: list[list[int]]) -> list[float]:
-        """Continuations of several tokens: teacher-forced, one at a time."""
-        scores = []
-        for tokens in continuations:
-            state = self.prefill(select(batch, row))
-            total = 0.0
-            for position, token in enumerate(tokens):
-                total += float(state.logits.log_softmax(dim=-1)[0, token])
-                if position + 1 < len(tokens):
-                    state = self.step(state, torch.tensor([token], device=self.device))
-            scores.append(total)
-        return scores
+        return [score_row(self, batch, row, tokens) for row, tokens in enumerate(ids)]
 
     @torch.inference_mode()
     def prefill(self, batch: Batch) -> Decoding:

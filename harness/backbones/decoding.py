@@ -1,4 +1,4 @@
-"""Decoding token by token on a key-value cache: greedy and beam search."""
+"""Decoding token by token on a key-value cache: given tokens, greedy and beam search."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import DynamicCache, StaticCache
+
+from harness.backbones.inputs import select
 
 if TYPE_CHECKING:
     from harness.backbones.decoder import DecoderModel
@@ -112,6 +114,20 @@ class GreedySteps:
         with torch.cuda.graph(graph):
             self._step()
         return graph
+
+
+def score_row(model: DecoderModel, batch: Batch, row: int, continuations: list[list[int]]) -> list[float]:
+    """Log-probabilities of one row's continuations of several tokens: teacher-forced, one at a time."""
+    scores = []
+    for tokens in continuations:
+        state = model.prefill(select(batch, row))
+        total = 0.0
+        for position, token in enumerate(tokens):
+            total += float(state.logits.log_softmax(dim=-1)[0, token])
+            if position + 1 < len(tokens):
+                state = model.step(state, torch.tensor([token], device=model.device))
+        scores.append(total)
+    return scores
 
 
 @torch.inference_mode()

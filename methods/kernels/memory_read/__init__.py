@@ -53,10 +53,10 @@ def memory_read(
     _check(x, keys, values, residual, form)
     _check_ratios(form, drop_ratio, dropout)
     if choose(x, keys, impl)[0] == "triton":
-        from methods.kernels.memory_read import triton
+        from methods.kernels.memory_read import operators
 
         rank = int(drop_ratio * keys.shape[1])
-        return triton.read(
+        return operators.read(
             x, keys, values, adem=form == "adem", rank=rank, dropout=dropout, scale=scale, residual=residual
         )
     adem = form == "adem"
