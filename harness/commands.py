@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run_plan(args: argparse.Namespace) -> int:
-    """Every command of a plan file. All are planned before the first is run; data and weights are read by each in turn."""
+    """Every command of a plan file: all are planned before the first is run; each reads its data and weights itself."""
     from harness import cli, plan, plan_file
 
     study = plan_file.read(args.plan)

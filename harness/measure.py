@@ -236,12 +236,7 @@ def _latency(job: _Job) -> tuple[meters.Latency, dict[str, Meter]]:
             latency = meters.latency(model, cell.task, data.evaluation)
         except Exception as error:  # noqa: BLE001 - see above
             latency = meters.Latency([], [], [], _not_measured(error))
-        largest: dict[str, Meter]
-        try:
-            largest = largest_batch.readings(model, cell.task, data.evaluation)
-        except Exception as error:  # noqa: BLE001 - see above
-            largest = dict.fromkeys(largest_batch.METERS, unavailable(_not_measured(error)))
-    return latency, {**latency.meters, **largest}
+        return latency, latency.meters | largest_batch.readings(model, cell.task, data.evaluation)
 
 
 def _not_measured(error: Exception) -> str:

@@ -8,8 +8,8 @@ from decimal import Decimal
 from typing import Any
 
 from harness.columns import MISSING, visible
-from harness.leaderboard import escape, latex_symbols
-from harness.leaderboard import latex as as_latex
+from harness.markup import escape, latex_symbols
+from harness.markup import latex as as_latex
 from harness.published import PublishedRow, PublishedTable
 
 SAID = "As the papers print them: with other prompts, splits and hardware, one run each; never ranked with ours."

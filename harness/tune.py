@@ -280,7 +280,7 @@ class RunOff:
 
 
 def _run_off(job: _Search, own: Trial, found: Trial) -> RunOff:
-    """Train both for the steps of `job`. The best of many short trials is lucky, or only quick: it has to prove itself."""
+    """Train both for the steps of `job`. The best of many short trials may be lucky, or only quick."""
     rivals, answers = [Trial(trial.number, trial.values) for trial in (own, found)], list[list[Prediction]]()
     for rival in rivals:
         started = time.perf_counter()
@@ -343,6 +343,8 @@ def failure(report: dict[str, Any]) -> str | None:
     """Why there is nothing to choose; None where there is."""
     if report["best"] is not None:
         return None
+    if (played := report["run_off"]) is not None:
+        return f"tuning chose nothing: both trainings of the run-off failed; the first: {played['own']['reason']}"
     first = report["trials"][0]["reason"]
     return f"tuning chose nothing: none of {len(report['trials'])} trials has a score; the first: {first}"
 

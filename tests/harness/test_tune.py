@@ -297,7 +297,7 @@ def test_values_that_fail_twice_are_not_chosen(vltune: Run, tmp_path: Path, monk
     assert vltune(trials=2) == 1
     [record] = records(tmp_path)
     assert (record.status, report(record)["best"]) == ("failed", None)
-    assert str(record.reason).startswith("tuning chose nothing")
+    assert str(record.reason).startswith("tuning chose nothing: both trainings of the run-off failed; the first: ")
 
 
 def test_trials_as_long_as_the_run_have_no_run_off(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
 import os
@@ -12,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from harness.resume import claims as claims_module
 from harness.resume.claims import Claim, Claims
+from harness.store import StoreError
 
 KEY = "a" * 64
 
@@ -160,3 +163,41 @@ def test_of_many_that_race_one_gets_each_cell(tmp_path: Path) -> None:
     while not won.empty():
         winners.append(won.get())
     assert sorted(winners) == keys
+
+
+def test_a_listing_that_misses_a_claim_gives_no_second_owner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = taken(tmp_path)
+    listed = claims_module._claims
+    missed = iter([True])
+
+    def listing(folder: Path) -> list[Path]:
+        """As while another process replaces a void claim: neither the old file nor the new one is seen."""
+        return [] if next(missed, False) else listed(folder)
+
+    first.title.path.rename(first.title.path.with_name("6"))
+    monkeypatch.setattr(claims_module, "_claims", listing)
+    holder = claims(tmp_path).take(KEY)
+    assert isinstance(holder, dict)
+    assert holder["token"] == first.title.owner["token"]
+    assert [path.name for path in (tmp_path / "claims" / KEY).iterdir()] == ["6"]
+    first.release()
+
+
+def test_a_share_that_is_away_for_a_moment_costs_no_claim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = taken(tmp_path)
+    read, away = Path.read_text, iter([True, True])
+
+    def text(self: Path, *args: object, **named: object) -> str:
+        if self == mine.title.path and next(away, False):
+            raise OSError(errno.EIO, "Input/output error", str(self))
+        return read(self, *args, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(claims_module, "WAIT_S", 0.01)
+    mine._over.set()  # its own reads are not what is tested
+    mine._thread.join()
+    monkeypatch.setattr(Path, "read_text", text)
+    assert mine.title.held()
+    monkeypatch.setattr(claims_module, "STALE_S", 0.0)
+    away = iter([True] * 9)
+    with pytest.raises(StoreError, match="cannot be read \\(Input/output error\\)"):
+        mine.title.held()
