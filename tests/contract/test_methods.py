@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 import torch
+from transformers import DynamicCache
 
 import methods
 from harness import backbones
+from harness.backbones.decoding import Decoding
 from methods import Attachment, Batch
 
 if TYPE_CHECKING:
@@ -146,12 +148,26 @@ def test_a_row_does_not_depend_on_its_batch(name: str, tiny_model: DecoderModel)
         assert together[row] == pytest.approx(alone[0], abs=1e-4)
 
 
+def left_padded_prefill(model: DecoderModel, batch: Batch) -> Decoding:
+    """What `prefill` gives, of rows that are padded on the left, as Hugging Face's `generate` has them."""
+    inputs, cache = model.inputs(batch), DynamicCache(config=model.llm.config)
+    width = inputs.embeds.shape[1]
+    places = (torch.arange(width) + inputs.lengths[:, None]) % width
+    visible = (torch.arange(width) >= width - inputs.lengths[:, None]).long()
+    embeds = inputs.embeds.gather(1, places[..., None].expand_as(inputs.embeds))
+    masked = {"attention_mask": visible, "position_ids": places * visible}
+    hidden = model._read(embeds, inputs.visual.gather(1, places), past_key_values=cache, use_cache=True, **masked)
+    return Decoding(model.llm.lm_head(hidden[:, -1]), cache, visible, inputs.lengths)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("padded", ["right", "left"])
 @pytest.mark.parametrize("name", methods.names())
-def test_decoding_with_a_cache_equals_a_full_forward(name: str, tiny_model: DecoderModel) -> None:
+def test_decoding_with_a_cache_equals_a_full_forward(name: str, padded: str, tiny_model: DecoderModel) -> None:
     randomise(attach(name, tiny_model))
     new = " B C"
     batch = make_batch(tiny_model, answers=False)
-    state = tiny_model.prefill(batch)
+    state = tiny_model.prefill(batch) if padded == "right" else left_padded_prefill(tiny_model, batch)
     stepped = [state.logits]
     for token in tiny_model.text.continuation(new):
         state = tiny_model.step(state, torch.full((3,), token))

@@ -58,8 +58,8 @@ def test_torch_files(kind: str, folder: Path) -> None:
         shutil.rmtree(folder / "ours", ignore_errors=True)
         own.save(folder / "ours", method_name="x", method=METHOD, state=found, backbone="x", note="")
 
-    fitted(path.read_bytes())
-    fuzz(fitted, bad_torch_file(state), folder=folder, errors=CHECKPOINT, names=str(path), count=cases(120))
+    good, rest = path.read_bytes(), {"folder": folder, "errors": CHECKPOINT, "names": str(path)}
+    assert fuzz(fitted, bad_torch_file(state), good=good, count=cases(120), **rest).mostly_refused
 
 
 @pytest.fixture
@@ -77,7 +77,8 @@ def test_our_tensors(ours: Path, folder: Path) -> None:
         (ours / own.TENSORS).write_bytes(content)
         own.load(ours)
 
-    fuzz(read, bad_safetensors(good), folder=folder, errors=CHECKPOINT, count=cases(100))
+    found = fuzz(read, bad_safetensors(good), good=good, folder=folder, errors=CHECKPOINT, count=cases(100))
+    assert not found.read, "another file has its hash"
 
 
 def test_our_tensors_with_a_hash_that_fits(ours: Path, folder: Path) -> None:
@@ -91,7 +92,8 @@ def test_our_tensors_with_a_hash_that_fits(ours: Path, folder: Path) -> None:
         (ours / own.DESCRIPTION).write_text(text, encoding="utf-8")
         own.fit(own.load(ours).state, expected, where=str(ours))
 
-    fuzz(read, bad_safetensors(good), folder=folder, errors=CHECKPOINT, count=cases(100))
+    found = fuzz(read, bad_safetensors(good), good=good, folder=folder, errors=CHECKPOINT, count=cases(100))
+    assert found.mostly_refused
 
 
 @pytest.mark.parametrize("method", ["memvp", "lora", "blind"])
@@ -106,8 +108,8 @@ def test_our_description(method: str, ours: Path, folder: Path) -> None:
         path.write_bytes(content)
         own.load(ours)
 
-    read(json.dumps(said).encode())
-    fuzz(read, bad_json(said), folder=folder, errors=CHECKPOINT, count=cases(80))
+    good = json.dumps(said).encode()
+    assert fuzz(read, bad_json(said), good=good, folder=folder, errors=CHECKPOINT, count=cases(80)).mostly_refused
 
 
 @pytest.fixture
@@ -137,8 +139,8 @@ def test_peft_configurations(peft: Path, folder: Path, tiny_folders: tuple[Path,
         if method.unmet(model) is None:
             convert._expected(method, model, peft)
 
-    read(json.dumps(fields).encode())
-    fuzz(read, bad_json(fields), folder=folder, errors=(*CHECKPOINT, UsageError), count=cases(120))
+    written, errors = json.dumps(fields).encode(), (*CHECKPOINT, UsageError)
+    assert fuzz(read, bad_json(fields), good=written, folder=folder, errors=errors, count=cases(120)).mostly_refused
 
 
 @pytest.mark.parametrize("file", [peft_folder.TENSORS, peft_folder.PROJECTOR])
@@ -149,7 +151,8 @@ def test_peft_tensors(file: str, peft: Path, folder: Path) -> None:
         (peft / file).write_bytes(content)
         own.fit(peft_folder.read(peft).state, expected, where=str(peft))
 
-    fuzz(read, bad_safetensors(good), folder=folder, errors=CHECKPOINT, count=cases(100))
+    found = fuzz(read, bad_safetensors(good), good=good, folder=folder, errors=CHECKPOINT, count=cases(100))
+    assert found.mostly_refused
 
 
 def converter(folder: Path, source: Path, file: str, way: Callable[[Path, Path], None]) -> Callable[[bytes], None]:
@@ -177,20 +180,16 @@ def meta(folder: Path) -> Path:
 def test_metas_parameters(meta: Path, folder: Path) -> None:
     good = SMALL | {"n_kv_heads": 2, "max_seq_len": 64, "rope_theta": 1e4}
     read = converter(folder, meta, llama.PARAMS, llama.import_)
-    read(json.dumps(good).encode())
-    fuzz(read, bad_json(good), folder=folder, errors=CHECKPOINT)
+    written = json.dumps(good).encode()
+    assert fuzz(read, bad_json(good), good=written, folder=folder, errors=CHECKPOINT).mostly_refused
 
 
-def test_metas_shards(meta: Path, folder: Path) -> None:
-    read = converter(folder, meta, "consolidated.01.pth", llama.import_)
-    good = torch.load(meta / "consolidated.01.pth", weights_only=True)
-    fuzz(read, bad_torch_file(good, under=None), folder=folder, errors=CHECKPOINT, count=cases(100))
-
-
-def test_the_first_of_metas_shards_says_how_large_all_are(meta: Path, folder: Path) -> None:
-    read = converter(folder, meta, "consolidated.00.pth", llama.import_)
-    good = torch.load(meta / "consolidated.00.pth", weights_only=True)
-    fuzz(read, bad_torch_file(good, under=None), folder=folder, errors=CHECKPOINT, count=cases(100))
+@pytest.mark.parametrize("shard", ["consolidated.01.pth", "consolidated.00.pth"])
+def test_metas_shards(shard: str, meta: Path, folder: Path) -> None:
+    """The first of them says how large all are."""
+    read, good = converter(folder, meta, shard, llama.import_), (meta / shard).read_bytes()
+    inputs = bad_torch_file(torch.load(meta / shard, weights_only=True), under=None)
+    assert fuzz(read, inputs, good=good, folder=folder, errors=CHECKPOINT, count=cases(100)).mostly_refused
 
 
 HF_FILES: dict[str, Callable[[bytes], st.SearchStrategy[bytes]]] = {
@@ -214,5 +213,5 @@ def test_hugging_face_llamas_on_their_way_back(file: str, meta: Path, folder: Pa
         (source / file).write_text(json.dumps({"metadata": {}, "weight_map": weight_map}), encoding="utf-8")
     read = converter(folder, source, file, llama_export.export)
     good = (source / file).read_bytes()
-    read(good)
-    fuzz(read, HF_FILES[file](good), folder=folder, errors=CHECKPOINT, count=cases(80))
+    inputs = HF_FILES[file](good)
+    assert fuzz(read, inputs, good=good, folder=folder, errors=CHECKPOINT, count=cases(80)).mostly_refused

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from harness.settings import UsageError
 from tests.fuzz.mutations import ESCAPED, NAMES, WRONG, bad_json, bad_toml, cut, flipped, places, wrong_key, wrong_value
-from tests.fuzz.refusals import check_line, fuzz
+from tests.fuzz.refusals import Outcome, check_line, fuzz
 
 GOOD = {"a": [1, {"b": "x"}], "c": None}
 TOML = '[run]\nprecision = "fp32"\n\n[train]\nlr = 1e-3\n'
@@ -73,11 +73,28 @@ def test_bad_toml_is_mostly_no_recipe_any_more() -> None:
 
 def test_the_referee_counts(folder: Path) -> None:
     def read(number: int) -> None:
-        if number:
+        if number > 4:
             raise UsageError(f"{folder}: no such number")
 
-    found = fuzz(read, st.integers(0, 1000), folder=folder, count=20)
-    assert (found.refused, found.read) == (19, 1)
+    found = fuzz(read, st.integers(0, 19), good=0, folder=folder, count=19)
+    assert (found.refused, found.read) == (15, 4)
+    assert found.mostly_refused
+
+
+def test_the_referee_sees_a_reader_that_takes_anything(folder: Path) -> None:
+    found = fuzz(lambda number: None, st.integers(), good=0, folder=folder, count=20)
+    assert (found.refused, found.read) == (0, 20)
+    assert not found.mostly_refused
+    assert not Outcome(refused=10, read=10).mostly_refused
+    assert Outcome(refused=11, read=10).mostly_refused
+
+
+def test_the_referee_sees_a_reader_that_takes_nothing(folder: Path) -> None:
+    def read(number: int) -> None:
+        raise UsageError(f"{folder}: no such number")
+
+    with pytest.raises(UsageError, match="no such number"):
+        fuzz(read, st.integers(), good=0, folder=folder, count=20)
 
 
 @pytest.mark.parametrize(
@@ -90,30 +107,33 @@ def test_the_referee_counts(folder: Path) -> None:
 )
 def test_the_referee_lets_nothing_else_pass(error: Exception, said: str, folder: Path) -> None:
     def read(number: int) -> None:
-        raise error
+        if number:
+            raise error
 
     with pytest.raises((KeyError, AssertionError), match=said):
-        fuzz(read, st.integers(), folder=folder, count=5)
+        fuzz(read, st.integers(), good=0, folder=folder, count=5)
 
 
 def test_the_referee_sees_files_elsewhere(folder: Path) -> None:
     def read(number: int) -> None:
         Path("elsewhere").touch()
-        raise UsageError(f"{folder}: refused")
+        if number:
+            raise UsageError(f"{folder}: refused")
 
     with pytest.raises(AssertionError, match="outside of the folder"):
-        fuzz(read, st.integers(), folder=folder, count=5)
+        fuzz(read, st.integers(), good=0, folder=folder, count=5)
 
 
 def test_the_referee_sees_memory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tests.fuzz.refusals.MOST_BYTES", 10**8)
 
     def read(number: int) -> None:
-        bytearray(b"x" * 110_000_000)
-        raise UsageError(f"{folder}: refused")
+        if number:
+            bytearray(b"x" * 110_000_000)
+            raise UsageError(f"{folder}: refused")
 
     with pytest.raises(AssertionError, match="memory rose by"):
-        fuzz(read, st.integers(), folder=folder, count=1)
+        fuzz(read, st.integers(), good=0, folder=folder, count=1)
 
 
 def test_running_out_of_memory_is_no_clear_error() -> None:

@@ -49,6 +49,10 @@ def plain(record: Record) -> dict[str, Any]:
     return found
 
 
+def encoded(record: dict[str, Any]) -> bytes:
+    return json.dumps(record).encode()
+
+
 @pytest.fixture
 def path(folder: Path) -> Path:
     """The file of a record that others may be compared with."""
@@ -65,7 +69,8 @@ def test_damaged_records(path: Path, folder: Path) -> None:
         path.write_bytes(content)
         load(path)
 
-    fuzz(read, damaged(good), folder=folder, errors=(RecordError,), names=str(path))
+    found = fuzz(read, damaged(good), good=good, folder=folder, errors=(RecordError,), names=str(path))
+    assert not found.read, "a record that was changed is trusted"
 
 
 def test_wrong_records(path: Path, folder: Path) -> None:
@@ -77,8 +82,8 @@ def test_wrong_records(path: Path, folder: Path) -> None:
         path.write_bytes(content)
         load(path)
 
-    good = plain(whole())
-    fuzz(read, bad_json(good), folder=folder, errors=(RecordError,), names=str(path))
+    good, errors = plain(whole()), (RecordError,)
+    assert fuzz(read, bad_json(good), good=encoded(good), folder=folder, errors=errors, names=str(path)).mostly_refused
 
 
 LOOSE = (("cell", "options"), ("cell", "explicit"), ("provenance",))
@@ -111,7 +116,7 @@ def tables(folder: Path) -> None:
 
 def test_tables_of_any_options(path: Path, folder: Path) -> None:
     """Whatever a record's options hold, tables are made of it, and runs found by it."""
-    other = whole(3)
+    other = plain(whole(3))
     name = path.with_name("2026-00000003.json")
 
     def read(content: bytes) -> None:
@@ -120,7 +125,7 @@ def test_tables_of_any_options(path: Path, folder: Path) -> None:
         with contextlib.suppress(Incomparable):
             compare("memvp", "lora", Store(folder).read(), reader(Store(folder)))
 
-    fuzz(read, loose(plain(other)), folder=folder, count=cases(60), mostly_refused=False, names="")
+    assert fuzz(read, loose(other), good=encoded(other), folder=folder, count=cases(60), names="").read
 
 
 def test_tables_of_any_numbers(path: Path, folder: Path) -> None:
@@ -135,7 +140,7 @@ def test_tables_of_any_numbers(path: Path, folder: Path) -> None:
         tables(folder)
 
     inputs = wrong_value(good, fragments=numbers).filter(lambda text: text.startswith("{"))
-    fuzz(read, inputs, folder=folder, names="", count=cases(100))
+    assert fuzz(read, inputs, good=json.dumps(good), folder=folder, names="", count=cases(100)).mostly_refused
 
 
 def test_the_page(path: Path, folder: Path) -> None:
@@ -145,7 +150,7 @@ def test_the_page(path: Path, folder: Path) -> None:
         path.with_name("2026-00000003.json").write_bytes(content)
         report.render(Store(folder).read(), folder)
 
-    fuzz(read, loose(other), folder=folder, count=cases(25), mostly_refused=False, names="")
+    assert fuzz(read, loose(other), good=encoded(other), folder=folder, count=cases(25), names="").read
 
 
 def test_command_lines_out_of_records(path: Path, folder: Path) -> None:
@@ -158,7 +163,9 @@ def test_command_lines_out_of_records(path: Path, folder: Path) -> None:
         build(args)
 
     inputs = loose(good, [("provenance",)])
-    fuzz(read, inputs, folder=folder, names="", count=cases(80), mostly_refused=False)
+    found = fuzz(read, inputs, good=encoded(good), folder=folder, names="", count=cases(80))
+    assert found.read
+    assert found.refused
 
 
 def beside(path: Path, folder: Path, kind: str) -> Callable[[bytes], None]:
@@ -186,23 +193,29 @@ def beside(path: Path, folder: Path, kind: str) -> Callable[[bytes], None]:
     return read
 
 
+def written(rows: list[dict[str, Any]]) -> bytes:
+    """A file of one JSON object a line."""
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+
 def lines(good: list[dict[str, Any]]) -> st.SearchStrategy[bytes]:
     """Files of one JSON object a line with one that is wrong, or damaged."""
     rest = [json.dumps(row) for row in good[1:]]
     wrong = st.one_of(wrong_value(good[0]), wrong_key(good[0]))
     place = st.integers(0, len(rest))
     one = st.builds(lambda text, at: "\n".join([*rest[:at], text, *rest[at:], ""]), wrong, place)
-    good_text = "".join(json.dumps(row) + "\n" for row in good).encode()
-    return st.one_of(one.map(lambda text: text.encode("utf-8", "surrogatepass")), damaged(good_text))
+    return st.one_of(one.map(lambda text: text.encode("utf-8", "surrogatepass")), damaged(written(good)))
 
 
 def test_predictions(path: Path, folder: Path) -> None:
-    fuzz(beside(path, folder, "predictions"), lines(LINES), folder=folder, names="", count=cases(150))
+    read, good = beside(path, folder, "predictions"), written(LINES)
+    assert fuzz(read, lines(LINES), good=good, folder=folder, names="", count=cases(150)).mostly_refused
 
 
 def test_samples(path: Path, folder: Path) -> None:
     rows = [{"name": name, "unit": "x", "values": values} for name, values in LOSSES.items()]
-    fuzz(beside(path, folder, "samples"), lines(rows[:1]), folder=folder, names="", count=cases(150))
+    read, good = beside(path, folder, "samples"), written(rows[:1])
+    assert fuzz(read, lines(rows[:1]), good=good, folder=folder, names="", count=cases(150)).mostly_refused
 
 
 def test_what_is_not_the_named_file(path: Path, folder: Path) -> None:
@@ -217,7 +230,8 @@ def test_what_is_not_the_named_file(path: Path, folder: Path) -> None:
             answers.read(record, store)
         reader(store)(record)
 
-    fuzz(read, damaged(good), folder=folder, errors=(StoreError,))
+    found = fuzz(read, damaged(good), good=good, folder=folder, errors=(StoreError,))
+    assert not found.read, "another file has its hash"
 
 
 def test_the_check_finds_every_damage(path: Path, folder: Path) -> None:
@@ -232,7 +246,8 @@ def test_the_check_finds_every_damage(path: Path, folder: Path) -> None:
         if problems:
             raise RecordError(f"{folder}: {len(problems)} problems")
 
-    fuzz(read, st.one_of(damaged(good), bad_json(plain(whole()))), folder=folder, count=cases(120))
+    inputs = st.one_of(damaged(good), bad_json(plain(whole())))
+    assert fuzz(read, inputs, good=good, folder=folder, count=cases(120)).mostly_refused
 
 
 def test_published_tables(folder: Path) -> None:
@@ -248,7 +263,8 @@ def test_published_tables(folder: Path) -> None:
         published_tables.latex(found)
         published_tables.rows(found)
 
-    fuzz(read, bad_json(good), folder=folder, errors=(PublishedError,), names=str(folder / "a table.json"))
+    rest: Any = {"folder": folder, "errors": (PublishedError,), "names": str(folder / "a table.json")}
+    assert fuzz(read, bad_json(good), good=encoded(good), **rest).mostly_refused
 
 
 def test_lines_of_any_bytes(folder: Path) -> None:
@@ -260,4 +276,5 @@ def test_lines_of_any_bytes(folder: Path) -> None:
         except ValueError as error:
             raise StoreError(f"{folder}: {error}") from None
 
-    fuzz(read, lines(LINES[:3]), folder=folder, errors=(StoreError,))
+    good, errors = written(LINES[:3]), (StoreError,)
+    assert fuzz(read, lines(LINES[:3]), good=good, folder=folder, errors=errors).mostly_refused

@@ -93,8 +93,8 @@ def test_training_states(resume: Callable[[], None], folder: Path) -> None:
         path.write_bytes(content)
         resume()
 
-    inputs = bad_json(good).filter(lambda content: content != path.read_bytes())
-    found = fuzz(read, inputs, folder=folder, errors=(Refused,), count=cases(100))
+    whole, errors = path.read_bytes(), (Refused,)
+    found = fuzz(read, bad_json(good), good=whole, folder=folder, errors=errors, count=cases(100))
     assert not found.read, "a description that was changed is trusted"
 
 
@@ -112,7 +112,8 @@ def test_training_states_of_another_program(resume: Callable[[], None], folder: 
         path.write_bytes(content)
         resume()
 
-    fuzz(read, st.one_of(bad_json(short), bad_json(good)), folder=folder, errors=(Refused,))
+    inputs, written = st.one_of(bad_json(short), bad_json(good)), json.dumps(good).encode()
+    assert fuzz(read, inputs, good=written, folder=folder, errors=(Refused,)).mostly_refused
 
 
 def test_tensors_of_training_states(resume: Callable[[], None], folder: Path) -> None:
@@ -129,7 +130,8 @@ def test_tensors_of_training_states(resume: Callable[[], None], folder: Path) ->
         (path / DESCRIPTION).write_text(json.dumps({**described, "seal": _seal(described)}), encoding="utf-8")
         resume()
 
-    fuzz(read, st.tuples(bad_safetensors(good), st.booleans()), folder=folder, errors=(Refused,), count=cases(100))
+    inputs, errors = st.tuples(bad_safetensors(good), st.booleans()), (Refused,)
+    assert fuzz(read, inputs, good=(good, False), folder=folder, errors=errors, count=cases(100)).mostly_refused
 
 
 GOOD_ROWS = [
@@ -171,8 +173,8 @@ def answers(folder: Path) -> Callable[[bytes], None]:
 def test_answers(folder: Path) -> None:
     """A flipped bit or a cut shows in a checksum: what is damaged is answered again."""
     good = sealed_lines([json.dumps(row) for row in GOOD_ROWS])
-    answers(folder)(good)
-    fuzz(answers(folder), damaged(good), folder=folder, errors=(Refused,), count=cases(100))
+    inputs, errors = damaged(good), (Refused,)
+    assert fuzz(answers(folder), inputs, good=good, folder=folder, errors=errors, count=cases(100)).mostly_refused
 
 
 def test_answers_of_another_program(folder: Path) -> None:
@@ -182,7 +184,8 @@ def test_answers_of_another_program(folder: Path) -> None:
     odd = GOOD_ROWS[0] | {"predictions": [{"id": "0", "output": tensor, "choice": 0}]}
     lines: SearchStrategy[bytes] = st.one_of(bad_json(GOOD_ROWS[0]), bad_json(odd))
     whole = lines.map(lambda line: sealed_lines([*rest, line.decode("utf-8", "surrogateescape").replace("\n", " ")]))
-    fuzz(answers(folder), whole, folder=folder, errors=(Refused,))
+    good = sealed_lines([json.dumps(row) for row in GOOD_ROWS])
+    assert fuzz(answers(folder), whole, good=good, folder=folder, errors=(Refused,)).mostly_refused
 
 
 HEADER = {"dtype": "float32", "shape": [3, 2, 6]}
@@ -219,8 +222,8 @@ def test_features(file: str, stored: Path, folder: Path) -> None:
         if fewer:
             raise Refused(f"{folder}: rows were damaged")
 
-    read(good[file])
-    fuzz(read, damaged(good[file]), folder=folder, errors=(Refused,), count=cases(100))
+    inputs, errors = damaged(good[file]), (Refused,)
+    assert fuzz(read, inputs, good=good[file], folder=folder, errors=errors, count=cases(100)).mostly_refused
 
 
 def test_features_of_another_program(stored: Path, folder: Path) -> None:
@@ -239,7 +242,8 @@ def test_features_of_another_program(stored: Path, folder: Path) -> None:
         if fewer:
             raise Refused(f"{folder}: rows were damaged")
 
-    fuzz(read, bad_json(HEADER), folder=folder, errors=(Refused,))
+    good = json.dumps(HEADER).encode()
+    assert fuzz(read, bad_json(HEADER), good=good, folder=folder, errors=(Refused,)).mostly_refused
 
 
 @pytest.mark.parametrize("way", ["index is a folder", "features is a folder", "a file", "a link"])
@@ -271,7 +275,10 @@ def test_claims(folder: Path) -> None:
             raise Refused(f"{path}: was taken over")
         path.unlink()
 
-    fuzz(read, st.one_of(bad_json(good), bad_json(_own())), folder=folder, errors=(Refused,), mostly_refused=False)
+    inputs, written = st.one_of(bad_json(good), bad_json(_own())), json.dumps(good).encode()
+    found = fuzz(read, inputs, good=written, folder=folder, errors=(Refused,))
+    assert found.read
+    assert found.refused
 
 
 def _own() -> dict[str, Any]:
