@@ -6,6 +6,7 @@ from pathlib import Path
 
 from harness.example_scores import reader
 from harness.leaderboard import View, markdown, render
+from harness.record import Record
 from harness.store import Store
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -79,3 +80,27 @@ def test_the_scores_in_the_study_are_those_of_the_leaderboard() -> None:
     told = re.findall(r"\d+\.\d\d", study)
     assert len(told) > 30
     assert set(told) <= set(re.findall(r"\d+\.\d\d", (RESULTS / "LEADERBOARD.md").read_text(encoding="utf-8")))
+
+
+def test_what_tuning_came_to_is_told_as_the_records_have_it() -> None:
+    recipe = {r.cell.method: r for r in Store(RESULTS / "reference").read() if _first_questions(r)}
+    tuned = {r.cell.method: r for r in Store(RESULTS / "tuned").read()}
+    assert all(_first_questions(record) for record in tuned.values())
+    chosen = {name: r.provenance["tuning"] for name, r in tuned.items() if "tuning" in r.provenance}
+    others = {name: report["run_off"] for name, report in chosen.items() if report["best"] != 0}
+    kept = [name for name in chosen if name not in others]
+    assert all(tuned[name].predictions.sha256 == recipe[name].predictions.sha256 for name in kept)
+    guide = " ".join((RESULTS.parent / "docs" / "tuning.md").read_text(encoding="utf-8").split())
+    rows = [(others[name], tuned[name].metrics, recipe[name].metrics) for name in ("ademvl", "llava")]
+    found = [(off["found"]["score"], off["own"]["score"]) for off, _, _ in rows]
+    ended = [(mine["accuracy"].value, theirs["accuracy"].value) for _, mine, theirs in rows]
+    assert len(kept) == 5
+    assert sorted(others) == ["ademvl", "llava"]
+    for pairs in (found, ended):
+        first, second = (f"{a:.2f} against {b:.2f}" for a, b in pairs)
+        assert f"({first}, and {second})" in guide
+
+
+def _first_questions(record: Record) -> bool:
+    cell = record.cell
+    return (cell.task, cell.backbone, cell.seed) == ("scienceqa", "mini", 0)

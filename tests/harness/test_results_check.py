@@ -63,13 +63,15 @@ def where(path: Path) -> str:
     return f"runs/mini/scienceqa/memvp/{path.name}"
 
 
-def test_the_reference_records_are_clean() -> None:
-    folder = ROOT / "results/reference"
+@pytest.mark.parametrize(
+    ("name", "older"), [("reference", " (4 without a seal, so that edits do not show)"), ("tuned", "")]
+)
+def test_the_committed_records_are_clean(name: str, older: str) -> None:
+    folder = ROOT / "results" / name
     problems = check(folder)
     assert problems == []
     assert count(folder) == len([*(folder / "runs").rglob("*.json")]) > 0
-    # Four are older than the seal.
-    said = f"{count(folder)} records (4 without a seal, so that edits do not show), no problem"
+    said = f"{count(folder)} records{older}, no problem"
     assert report(folder, problems) == f"{folder}: {said}"
 
 
