@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import shutil
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 from harness.download import DownloadError, check, record
 from harness.download.fetch import _ask_for_rest, _beside, _Fetch
-from harness.download.sources import Unpack
+from harness.download.sources import DATA_SETS, Unpack
 from harness.download.unpack import unpack
 from tasks import DataError
 from tests.fuzz.mutations import NAMES, bad_json, damaged
@@ -94,9 +95,22 @@ class _Zeros(io.RawIOBase):
 
 def test_download_records(folder: Path) -> None:
     """`data check` holds a folder against its download.json."""
-    unpacked = {"to": "images/train", "files": 0, "bytes": 0}
-    rest: dict[str, Any] = {"url": None, "bytes": 0, "sha256": "0" * 64, "published": None, "time": "2026"}
-    files = {"problems.json": rest | {"unpacked": None}, "train.zip": rest | {"unpacked": unpacked}}
+    fetched: dict[str, Any] = {
+        "url": None,
+        "bytes": 0,
+        "sha256": hashlib.sha256().hexdigest(),
+        "published": None,
+        "time": "2026",
+    }
+    files = {}
+    for source in DATA_SETS["scienceqa"].sources:
+        unpacked = source.unpack and {"to": source.unpack.to, "files": 0, "bytes": 0}
+        files[source.name] = fetched | {"unpacked": unpacked}
+        place = folder / (source.unpack.to if source.unpack else source.name)
+        if source.unpack:
+            place.mkdir(parents=True, exist_ok=True)
+        else:
+            place.touch()
     good = {"version": 1, "data_set": "scienceqa", "files": files}
 
     def read(content: bytes) -> None:
