@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import configparser
 import dataclasses
 import re
 import tomllib
@@ -246,13 +245,3 @@ def test_extras() -> None:
     extras = project["optional-dependencies"].keys() - {"dev", "docs"}
     rows = table(section(page("quickstart.md"), "Install"), "extra")
     assert {row["extra"].strip("`") for row in rows} == extras
-
-
-def test_tox_builds_with_the_extra() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    tox = configparser.ConfigParser(interpolation=None)
-    tox.read(ROOT / "tox.ini", encoding="utf-8")
-    assert tox["testenv:docs"]["deps"].split() == project["optional-dependencies"]["docs"]
-    assert "--strict" in tox["testenv:docs"]["commands"]
-    constraints = (ROOT / "constraints.txt").read_text(encoding="utf-8")
-    assert "\nmkdocs-material==" in constraints

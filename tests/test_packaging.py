@@ -116,6 +116,14 @@ def test_ci_and_readme_call_environments_that_exist() -> None:
     assert os.access(ROOT / ".ci/run", os.X_OK)
 
 
+def test_the_documentation_is_built_with_its_extra(project: dict[str, Any]) -> None:
+    tox = configparser.ConfigParser(interpolation=None)
+    tox.read(ROOT / "tox.ini", encoding="utf-8")
+    assert tox["testenv:docs"]["deps"].split() == project["project"]["optional-dependencies"]["docs"]
+    assert "--strict" in tox["testenv:docs"]["commands"]
+    assert "mkdocs-material" in constraints()
+
+
 def test_the_matrix_runs_on_the_device_that_it_names() -> None:
     tox = configparser.ConfigParser(interpolation=None)
     tox.read(ROOT / "tox.ini", encoding="utf-8")

@@ -8,15 +8,15 @@ from __future__ import annotations
 import contextlib
 import shutil
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.waiting import wait
+
 HEAD, NODES = "127.0.0.2", ("127.0.0.3", "127.0.0.4")
-LONGEST_S = 240.0
 STORE_BYTES = 80 * 2**20
 
 
@@ -89,15 +89,3 @@ def _command_lines() -> Iterator[str]:
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):  # it has just ended
             yield path.read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
-
-
-def wait(done: Callable[[], bool], what: str, *, longest_s: float = LONGEST_S) -> None:
-    """Until it is so.
-
-    Raises:
-        AssertionError: it takes too long.
-    """
-    started = time.monotonic()
-    while not done():
-        assert time.monotonic() - started < longest_s, f"it took too long until {what}"
-        time.sleep(0.05)

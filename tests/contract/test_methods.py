@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import gc
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -15,18 +14,12 @@ from transformers import DynamicCache
 import methods
 from harness import backbones
 from harness.backbones.decoding import Decoding
-from methods import Attachment, Batch
+from tests.attaching import FIELDS, TEXTS, attach, make_batch, pictures, randomise, runs_of_last_layer
 
 if TYPE_CHECKING:
     from harness.backbones.decoder import DecoderModel
 
-FIELDS = {"ademvl": {"scales": (16, 4)}, "memvp": {"slots": 20}, "blind": {"fields": (("scales", (16, 4)),)}}
 TRAINED = [name for name in methods.names() if methods.load(name).trains]
-TEXTS = ["Question: what?\nResponse:", "Q: a longer one, with more words in it?\nResponse:", "Response:"]
-
-
-def attach(name: str, model: DecoderModel, seed: int = 0) -> Attachment:
-    return methods.get(name, **FIELDS.get(name, {})).attach(model, seed)
 
 
 def strong(name: str) -> methods.Method:
@@ -35,27 +28,6 @@ def strong(name: str) -> methods.Method:
     if name == "blind":
         return methods.get("blind", fields=tuple({**FIELDS["ademvl"], **weights["ademvl"]}.items()))
     return methods.get(name, **FIELDS.get(name, {}), **weights.get(name, {}))
-
-
-def randomise(attachment: Attachment, scale: float = 0.3) -> None:
-    """Zero-initialised branches become visible, so that every path matters."""
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in attachment.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator) * scale)
-
-
-def pictures(count: int) -> list[torch.Tensor]:
-    return list(torch.randn(count, 3, 56, 56, generator=torch.Generator().manual_seed(2)))
-
-
-def make_batch(model: DecoderModel, rows: Sequence[int] = (0, 1, 2), *, answers: bool = True) -> Batch:
-    images = [*pictures(2), None]
-    return model.encode(
-        [TEXTS[row] for row in rows],
-        answers=["The answer is A."] * len(rows) if answers else None,
-        images=[images[row] for row in rows],
-    )
 
 
 @pytest.mark.parametrize("name", methods.names())
@@ -205,9 +177,12 @@ def test_recomputed_layers_give_the_gradients_of_their_own_forward(
         loss.backward()
         return {key: p.grad for key, p in attachment.named_parameters() if p.grad is not None}
 
+    runs = runs_of_last_layer(model)
     expected = gradients()
+    once = len(runs)
     model.recompute()
     found = gradients()
+    assert len(runs) > 2 * once, "the backward pass has run it again"
     assert found.keys() == expected.keys()
     assert any(gradient.abs().sum() > 0 for gradient in expected.values())
     for key, gradient in expected.items():
@@ -218,6 +193,7 @@ def test_recomputed_layers_give_the_gradients_of_their_own_forward(
 def test_recomputed_layers_leave_nothing_behind(name: str, tiny_model: DecoderModel) -> None:
     attachment = attach(name, tiny_model)
     tiny_model.recompute()
+    runs = runs_of_last_layer(tiny_model)
     counts = []
     for _ in range(3):
         tiny_model.loss(make_batch(tiny_model)).backward()
@@ -225,6 +201,7 @@ def test_recomputed_layers_leave_nothing_behind(name: str, tiny_model: DecoderMo
             parameter.grad = None
         gc.collect()
         counts.append(sum(issubclass(type(thing), torch.Tensor) for thing in gc.get_objects()))
+    assert len(runs) == 6, "each backward pass has run it again"
     assert counts[1] == counts[2]
 
 

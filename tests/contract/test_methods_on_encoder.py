@@ -9,7 +9,7 @@ from torch import Tensor
 import methods
 from harness.backbones.beit3.model import EncoderModel
 from methods import Attachment, Batch
-from tests.contract.test_methods import TEXTS, pictures, randomise
+from tests.attaching import TEXTS, pictures, randomise
 from tests.tiny_beit3 import tiny_beit3
 
 FIELDS = {"lora": {"target_modules": ("q_proj", "v_proj", "fc1")}, "blind": {"of": "mwa"}}

@@ -16,7 +16,7 @@ import harness.backbones
 import tasks
 from harness import cli
 from harness.store import Store
-from tests.harness.test_leaderboard import make
+from tests.records import make
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "results" / "reference"

@@ -12,7 +12,7 @@ from harness.record import MetricValue
 from harness.significance import bootstrap_interval
 from harness.store import Store, StoreError
 from tasks import ExampleScore, Prediction
-from tests.harness.test_leaderboard import make
+from tests.records import make
 
 PREDICTIONS = [Prediction("1", "A"), Prediction("2", "B")]
 SCORES = {"1": ExampleScore("picture", 100.0), "2": ExampleScore("picture", 0.0)}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import csv
 import io
 import json
@@ -11,86 +10,12 @@ import re
 from typing import Any
 
 import pytest
+from markdown_it import MarkdownIt
 
 from harness.leaderboard import UnknownColumn, View, frame, markdown, render
-from harness.record import METERS, Cell, MetricValue, Record, distribution, scalar, unavailable
-
-OPTIONS: dict[str, Any] = {
-    "method": {"slots": 80},
-    "task": {"answer": "letter"},
-    "train": {"lr": 0.006, "batch_size": 32},
-    "run": {"train_limit": None, "eval_limit": None, "precision": "fp32", "device": "cuda:0", "weights": "pretrained"},
-    "data": {"sha256": "ab" * 32},
-}
-CLOCK = iter(range(10_000_000))
-# What lies between two pipes, where a backslash takes the next character with it.
-CELL = re.compile(r"\|((?:\\.|[^|\\])+)")
-
-
-def make(
-    method: str = "memvp",
-    accuracy: float | None = 50.0,
-    *,
-    step_ms: float = 10.0,
-    status: str = "ok",
-    reason: str | None = None,
-    metrics: dict[str, MetricValue] | None = None,
-    provenance: dict[str, Any] | None = None,
-    meters: dict[str, Any] | None = None,
-    task: str = "scienceqa",
-    backbone: str = "mini",
-    seed: int = 0,
-    **options: Any,
-) -> Record:
-    """A record; `run__train_limit=5` sets one option. Later calls give later run ids."""
-    merged = copy.deepcopy(OPTIONS)
-    for name, value in options.items():
-        group, _, key = name.partition("__")
-        merged[group][key] = value
-    done = status == "ok"
-    scores = {
-        "accuracy": MetricValue(
-            value=accuracy,
-            unit="%",
-            goal="max",
-            n=500,
-            ci95=(1.0, 99.0),
-            reason=None if accuracy is not None else "none",
-        ),
-        "IMG": MetricValue(value=40.0, unit="%", goal="max", n=1200),
-        "NO": MetricValue(value=None, unit="%", goal="max", n=0, reason="no such questions"),
-    }
-    read: dict[str, Any] = {name: unavailable("not read") for name in METERS}
-    read |= {
-        "trainable_params": scalar(4_530_432, "params"),
-        "total_params": scalar(1_000_000_000, "params"),
-        "adapter_bytes": scalar(18_121_728, "bytes"),
-        "train_step_ms": distribution([step_ms], "ms"),
-        "train_samples_per_s": scalar(32_000 / step_ms, "samples/s"),
-        "train_peak_bytes": scalar(40_123_456_789, "bytes"),
-    }
-    return Record(
-        run_id=f"2026-{next(CLOCK):08d}",
-        status=status,  # type: ignore[arg-type]
-        reason=reason,
-        cell=Cell(method=method, task=task, backbone=backbone, seed=seed, options=merged),
-        metrics=(scores if metrics is None else metrics) if done else {},
-        meters=read | (meters or {}) if done else {},
-        provenance=provenance or {},
-    )
-
-
-def parsed(text: str) -> list[list[dict[str, str]]]:
-    """The tables of a Markdown text, cells as source; every row must have as many cells as its header."""
-    blocks = [block.splitlines() for block in text.split("\n\n") if block.startswith("|")]
-    tables = [[[cell.strip() for cell in CELL.findall(line)] for line in block] for block in blocks]
-    return [[dict(zip(header, row, strict=True)) for row in rows] for header, _, *rows in tables]
-
-
-def column(text: str, name: str) -> dict[str, str]:
-    [table] = parsed(text)
-    return {row["Method"]: row[name] for row in table}
-
+from harness.record import METERS, MetricValue, Record, scalar, unavailable
+from tests.markdown_tables import column, parsed
+from tests.records import make
 
 # What is shown
 
@@ -336,13 +261,21 @@ def test_columns_are_chosen_and_rows_sorted() -> None:
 
 
 def test_every_meter_is_a_column_for_who_asks() -> None:
-    read = {name: scalar(number + 1.0, unit) for number, (name, unit) in enumerate(METERS.items())}
-    records = [make(name, meters=read) for name in "ab"]
+    shown_by = {"params": 1e6, "bytes": 1e6, "FLOPs": 1e9}
+    more_is_better = {"train_samples_per_s", "largest_batch", "train_flops_utilisation"}
+
+    def read(first: int) -> dict[str, Any]:
+        meters = enumerate(METERS.items(), start=first)
+        return {name: scalar(shown_by.get(unit, 1.0) * number, unit) for number, (name, unit) in meters}
+
+    records = [make("a", meters=read(2)), make("b", meters=read(1))]
     usual = parsed(markdown(records))[0][0]
     assert "Total M" not in usual
-    for name in METERS:
+    for number, name in enumerate(METERS):
         [rows] = parsed(render(records, format="md", view=View(columns=("accuracy", name), sort=name)))
-        assert len(rows[0]) == 4, name
+        found = [(row["Method"], float(cell.strip("*"))) for row in rows for cell in list(row.values())[3:]]
+        least_first = [("b", number + 1), ("a", number + 2)]
+        assert found == (least_first[::-1] if name in more_is_better else least_first), name
 
 
 @pytest.mark.parametrize(
@@ -484,8 +417,7 @@ def test_hostile_text_keeps_the_shape() -> None:
     assert len(table) == 2
     assert "<script" not in text
     assert not {"\x1b", "\u2028", "\u202e"} & set(text)
-    markdown_it = pytest.importorskip("markdown_it")
-    html = markdown_it.MarkdownIt("commonmark").enable("table").render(text)
+    html = MarkdownIt("commonmark").enable("table").render(text)
     assert "&lt;script&gt;" in html
     assert not [tag for tag in ("<script", "<a ", "<em", "<code", "<img") if tag in html]
     assert max(map(len, text.splitlines())) < 5000
@@ -495,7 +427,7 @@ def test_hostile_text_keeps_the_shape() -> None:
     "name", ["# x", "+ x", "- x", "1. x", "12) x", "=x", "--- x", "-", "3.5 x", "www.e.com http://e.com"]
 )
 def test_names_that_begin_like_markup_stay_text(name: str) -> None:
-    made = pytest.importorskip("markdown_it").MarkdownIt("commonmark").enable("table")
+    made = MarkdownIt("commonmark").enable("table")
     records = [make("a"), make(name, status="failed", reason=name), make("b", meters={"prefill_ms": unavailable(name)})]
     html = made.render(markdown([*records, make(name, 10.0, seed=3, method__more=1)]))
     usual = made.render(

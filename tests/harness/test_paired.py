@@ -18,7 +18,8 @@ from harness.paired import Incomparable, Samples, compare
 from harness.record import MetricValue, Record
 from harness.standing import Standing, standing
 from tasks import ExampleScore
-from tests.harness.test_leaderboard import column, make
+from tests.markdown_tables import column
+from tests.records import make
 
 QUESTIONS = 400
 

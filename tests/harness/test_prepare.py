@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 from harness import backbones, cli, plan, prepare
 from harness.plan import Plan
@@ -28,22 +27,6 @@ def planned(root: Path, *more: str, methods: str = "frozen", task: str = "retrie
 
 def read(made: Plan) -> prepare.TaskData:
     return prepare.task_data(made, made.cells[0].task_name, made.cells[0].task)
-
-
-@pytest.fixture
-def coco(tmp_path: Path) -> Path:
-    """COCO's official files, two pictures of train and twelve of val."""
-    for split, numbers in (("train", range(2)), ("val", range(2, 14))):
-        (tmp_path / f"{split}2017").mkdir()
-        for n in numbers:
-            Image.new("RGB", (8, 8), (20 * n, 0, 0)).save(tmp_path / f"{split}2017/{n}.png")
-        content = {
-            "images": [{"id": n, "file_name": f"{n}.png"} for n in numbers],
-            "annotations": [{"image_id": n, "caption": f"picture {n}"} for n in numbers],
-        }
-        (tmp_path / "annotations").mkdir(exist_ok=True)
-        (tmp_path / f"annotations/captions_{split}2017.json").write_text(json.dumps(content))
-    return tmp_path
 
 
 def lose_annotations(root: Path) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import re
 import signal
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,6 +24,7 @@ from harness.record import METERS, Record, Unavailable
 from harness.store import Store
 from harness.train import forward_backward
 from tasks.mini import scienceqa as mini_scienceqa
+from tests.waiting import wait
 
 Run = Callable[..., int]
 
@@ -191,18 +192,20 @@ def test_the_backbone_is_given_back_after_every_cell(
 
 def test_ctrl_c_leaves_an_interrupted_record(tiny_folders: tuple[Path, Path], problems: Path, tmp_path: Path) -> None:
     llm, vision = map(str, tiny_folders)
-    command = [sys.executable, "-m", "harness", "run", "--methods", "memvp", "--task", "scienceqa", "--steps", "100000"]
-    command += ["--llm", llm, "--vision", vision, "--data-root", str(problems), "--set", "memvp.slots=16"]
-    command += ["--results", str(tmp_path / "results"), "--set", "train.lr=1e-9", "--device", "cpu"]
+    command = [sys.executable, "-m", "harness", "run", "--methods", "llava", "--task", "scienceqa", "--steps", "100000"]
+    command += ["--llm", llm, "--vision", vision, "--data-root", str(problems), "--device", "cpu"]
+    command += ["--results", str(tmp_path / "results"), "--set", "train.lr=1e-9"]
+    cache = tmp_path / "cache"
     # A shell's background jobs ignore Ctrl-C, and so would a child of one.
     mortal = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(command, text=True, preexec_fn=mortal, **pipes) as process:
+    given = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": os.environ | {"VLTUNE_CACHE": str(cache)}}
+    with subprocess.Popen(command, text=True, preexec_fn=mortal, **given) as process:
         try:
             assert process.stdout is not None
             assert process.stdout.readline() == "checking 1 cell: data, weights and prompts of llm+clip\n"
             assert "1 cell on" in process.stdout.readline()
-            time.sleep(2)  # the cell has begun; 100,000 steps take longer than any machine waits here
+            # The first step has looked at pictures; 100,000 steps take longer than any machine waits here.
+            wait(lambda: process.poll() is not None or any(cache.glob("features/*/index")), "it trains")
             process.send_signal(signal.SIGINT)
             out, err = process.communicate(timeout=60)
         finally:
@@ -242,11 +245,15 @@ def test_whoever_stops_reading_makes_no_cell_fail(
     command += ["--steps", "1", "--device", "cpu"]
     with subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
-        while "2 cells on" not in process.stdout.readline():
-            pass
-        process.stdout.close()
         assert process.stderr is not None
-        err = process.stderr.read()
+        try:
+            while "2 cells on" not in (line := process.stdout.readline()):
+                assert line, process.stderr.read()
+            process.stdout.close()
+            err = process.stderr.read()
+            process.wait(60)
+        finally:
+            process.kill()
     assert process.returncode == 141, err
     assert [record.status for record in records(tmp_path)] == ["ok"], "what was recorded before anybody noticed"
     assert list((tmp_path / "results" / "claims").iterdir()) == []

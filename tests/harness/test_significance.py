@@ -350,14 +350,14 @@ def test_paired_bootstrap_finds_80_percent_of_detectable_differences() -> None:
 
 @pytest.mark.parametrize("methods", [2, 5, 10])
 def test_of_equal_methods_no_pair_differs_in_95_percent_of_tables(methods: int) -> None:
-    """Scores with independent normal errors of one, every pair tested, as `harness.standing` does."""
+    """Normal errors of one, every pair tested; as pairs share methods, it may be fewer than 5 %."""
     rng = np.random.default_rng(14)
     lost = 0
     for _ in range(TRIALS):
         scores = rng.normal(size=methods)
         pairs = itertools.combinations(scores, 2)
         lost += min(holm([math.erfc(abs(one - other) / 2) for one, other in pairs])) <= 0.05
-    assert 100 * lost / TRIALS < 5 + 1.5
+    assert 5 - 2.5 < 100 * lost / TRIALS < 5 + 1.5
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from harness.plan import TrainOptions
 from harness.train import DivergedError, Step, ahead, lr_factor, order, parameter_groups, total_steps, train, ways
 from methods import Attachment
 from tasks import Example, Metric, Prediction, Task
+from tests.attaching import runs_of_last_layer
 
 ROOT = Path(__file__).parents[2]
 
@@ -181,13 +182,17 @@ def test_options_are_part_of_the_record() -> None:
 
 
 def test_recomputed_activations_give_the_same_losses(tiny_model: DecoderModel) -> None:
+    runs = runs_of_last_layer(tiny_model)
     plain, attachment = run(tiny_model, {})
     attachment.detach()
+    assert len(runs) == 4
     with ways(tiny_model, options(checkpointing=True)):
         other, attachment = run(tiny_model, {})
     attachment.detach()
+    assert len(runs) == 4 + 8, "each backward pass has run it again"
     assert other == pytest.approx(plain, rel=1e-5)
     assert run(tiny_model, {})[0] == plain
+    assert len(runs) == 4 + 8 + 4
 
 
 # In a process of its own: the checks of shapes that conftest.py puts into functions are nothing that dynamo can trace.

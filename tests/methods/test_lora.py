@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 
 import methods
 from methods.lora import PREFIX, LoRA, linear_names
-from tests.contract.test_methods import make_batch, randomise
+from tests.attaching import make_batch, randomise
 
 if TYPE_CHECKING:
     from harness.backbones.decoder import DecoderModel

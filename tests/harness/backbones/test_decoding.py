@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ import methods
 from harness import backbones
 from harness.backbones.decoding import GreedySteps, greedy
 from harness.backbones.inputs import select
-from tests.contract.test_methods import attach, pictures, randomise
+from tests.attaching import attach, pictures, randomise
 
 if TYPE_CHECKING:
     from harness.backbones.decoder import DecoderModel
@@ -126,8 +127,17 @@ def test_a_step_after_the_first_asks_the_device_for_nothing(name: str, tiny_mode
     batch = tiny_model.encode(PROMPTS, answers=None, images=[*pictures(2), None])
     steps = GreedySteps(tiny_model, tiny_model.prefill(batch), room=4)
     steps.advance()
+    place = int(steps._place)
     with _NoAnswers():
         steps.advance()
+    assert int(steps._place) == place + 1
+
+
+@pytest.mark.parametrize("inference", [True, False])
+@pytest.mark.parametrize("ask", [bool, int, float, torch.Tensor.item])
+def test_a_question_to_the_device_is_noticed(ask: Callable[[torch.Tensor], Any], inference: bool) -> None:
+    with torch.inference_mode(inference), _NoAnswers(), pytest.raises(AssertionError, match="the host waits for the"):
+        ask(torch.ones(()))
 
 
 @pytest.mark.parametrize("name", methods.names())

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.two_nodes import TwoNodes, wait
+from tests.two_nodes import TwoNodes
+from tests.waiting import wait
 
 
 @pytest.fixture(scope="session")

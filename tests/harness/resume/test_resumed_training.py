@@ -30,6 +30,19 @@ WRITERS: dict[str, Callable[..., Any]] = {
 }
 
 
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where features of pictures are kept, for one test alone."""
+    monkeypatch.setenv("VLTUNE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def questions(tmp_path: Path) -> Path:
+    mini_scienceqa.write(tmp_path / "data", seed=0, train=24, val=2, test=2)
+    return tmp_path / "data"
+
+
 class LeftError(Exception):
     """Raised in the middle, as by a process that is killed."""
 
@@ -96,9 +109,9 @@ def test_a_training_goes_on_bit_by_bit(
     task_name: str,
     tiny_folders: tuple[Path, Path],
     tmp_path: Path,
+    cache: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("VLTUNE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("harness.resume.keeper.MOST_SHARE", 1e9)
     WRITERS[task_name](tmp_path / "data", seed=0, train=24, val=2, test=2)
     whole, weights, steps = trained(tiny_folders, tmp_path / "data", method, task_name, None)
@@ -119,44 +132,41 @@ def test_a_training_goes_on_bit_by_bit(
     assert third.resumed == [1, 6, STEPS]
     assert all(torch.equal(tensor, found[name]) for name, tensor in weights.items())
     third.forget()
-    assert list((tmp_path / "cache").glob("features/*")) == []
+    assert list(cache.glob("features/*")) == []
     assert not third.folder.exists()
 
 
 def test_the_end_is_kept_though_a_state_was_kept_just_before(
-    tiny_folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_folders: tuple[Path, Path], questions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("VLTUNE_CACHE", str(tmp_path / "cache"))
-    mini_scienceqa.write(tmp_path / "data", seed=0, train=24, val=2, test=2)
     keep = keeper(tmp_path, steps=1)
     # As if the last one had been written this very moment.
     monkeypatch.setattr(Keeper, "worth", lambda self, nbytes, after_s=None: after_s is not None)
-    result, _, _ = trained(tiny_folders, tmp_path / "data", "llava", "scienceqa", keep)
+    result, _, _ = trained(tiny_folders, questions, "llava", "scienceqa", keep)
     assert result.weights is not None, "answers can be kept"
+    found = keeper(tmp_path).latest()
+    assert found is not None
+    assert (found.step, found.ended) == (STEPS, result.weights)
 
 
 def test_broken_weights_do_not_take_the_place_of_good_ones(
-    tiny_folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_folders: tuple[Path, Path], questions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("VLTUNE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("harness.resume.keeper.MOST_SHARE", 1e9)
-    mini_scienceqa.write(tmp_path / "data", seed=0, train=24, val=2, test=2)
     with pytest.raises(DivergedError, match=r"finite number after step 3 of 9; .* the last good state is kept in"):
-        trained(tiny_folders, tmp_path / "data", "llava", "scienceqa", keeper(tmp_path), break_at=3)
+        trained(tiny_folders, questions, "llava", "scienceqa", keeper(tmp_path), break_at=3)
     found = keeper(tmp_path).latest()
     assert found is not None
     assert found.step == 2
 
 
 def test_a_request_in_the_last_step_loses_nothing(
-    tiny_folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_folders: tuple[Path, Path], questions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("VLTUNE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("harness.resume.keeper.MOST_SHARE", 0.0)  # nothing is worth its time
-    mini_scienceqa.write(tmp_path / "data", seed=0, train=24, val=2, test=2)
     keep = keeper(tmp_path)
     with pytest.raises(KeyboardInterrupt):
-        trained(tiny_folders, tmp_path / "data", "llava", "scienceqa", keep, ask_at=STEPS)
+        trained(tiny_folders, questions, "llava", "scienceqa", keep, ask_at=STEPS)
     again = keeper(tmp_path)
     found = again.latest()
     assert found is not None

@@ -73,13 +73,15 @@ def test_a_shear_moves_the_far_side_by_its_share(picture: Image.Image) -> None:
 def test_a_turn_is_of_15_degrees_around_the_middle() -> None:
     bar = np.zeros((SIZE, SIZE, 3), dtype=np.uint8)
     bar[31:34] = 255  # its middle is where OpenCV has that of the picture
-    rng, angles = Random(0), set()
+    rng, angles = Random(0), list[float]()
     for _ in range(300):
         made = np.asarray(distort(Image.fromarray(bar), rng))[..., 0]
         left, right = (np.flatnonzero(made[:, column] > 200) for column in (14, 50))
         if made[32, 32] == 255 and len(left) and len(right):
-            angles.add(float(np.degrees(np.arctan((right.mean() - left.mean()) / 36))))
+            angles.append(float(np.degrees(np.arctan((right.mean() - left.mean()) / 36))))
     assert all(any(angle == pytest.approx(wanted, abs=1) for angle in angles) for wanted in (-15, 0, 15))
+    turned = [abs(angle) for angle in angles if abs(angle) > 1]
+    assert sum(angle == pytest.approx(15, abs=1) for angle in turned) > 0.9 * len(turned)
 
 
 def test_a_generator_repeats_them(picture: Image.Image) -> None:
