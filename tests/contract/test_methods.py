@@ -18,6 +18,7 @@ from tests.attaching import FIELDS, TEXTS, attach, make_batch, pictures, randomi
 
 if TYPE_CHECKING:
     from harness.backbones.decoder import DecoderModel
+    from methods import Batch
 
 TRAINED = [name for name in methods.names() if methods.load(name).trains]
 
