@@ -198,8 +198,9 @@ def test_ctrl_c_leaves_an_interrupted_record(tiny_folders: tuple[Path, Path], pr
     cache = tmp_path / "cache"
     # A shell's background jobs ignore Ctrl-C, and so would a child of one.
     mortal = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    given = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": os.environ | {"VLTUNE_CACHE": str(cache)}}
-    with subprocess.Popen(command, text=True, preexec_fn=mortal, **given) as process:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    environment = os.environ | {"VLTUNE_CACHE": str(cache)}
+    with subprocess.Popen(command, text=True, env=environment, preexec_fn=mortal, **pipes) as process:
         try:
             assert process.stdout is not None
             assert process.stdout.readline() == "checking 1 cell: data, weights and prompts of llm+clip\n"

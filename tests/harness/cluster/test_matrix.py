@@ -76,13 +76,13 @@ class Driver:
 
 
 @pytest.fixture
-def drive(cluster: TwoNodes, words: list[str]) -> Iterator[Callable[[Path], Driver]]:
-    """Start the command on the cluster with this results folder."""
+def drive(cluster: TwoNodes, words: list[str]) -> Iterator[Callable[..., Driver]]:
+    """Start the command on the cluster with this results folder, and more flags."""
     started: list[Driver] = []
 
-    def start(results: Path) -> Driver:
+    def start(results: Path, *more: str) -> Driver:
         where = ["--results", str(results), "--executor", "ray", "--ray-address", cluster.address]
-        started.append(Driver([*words, *where]))
+        started.append(Driver([*words, *where, *more]))
         return started[0]
 
     yield start
@@ -111,7 +111,7 @@ def local(words: list[str], tmp_path: Path) -> Path:
 
 @pytest.mark.slow
 def test_a_killed_node_costs_no_record(
-    cluster: TwoNodes, drive: Callable[[Path], Driver], local: Path, tmp_path: Path
+    cluster: TwoNodes, drive: Callable[..., Driver], local: Path, tmp_path: Path
 ) -> None:
     results = tmp_path / "results with spaces"
     # One of the cells was begun on this machine alone, and interrupted.
@@ -160,17 +160,15 @@ def test_a_killed_node_costs_no_record(
 
 
 @pytest.mark.slow
-def test_ctrl_c_leaves_no_cell_behind(cluster: TwoNodes, drive: Callable[[Path], Driver], tmp_path: Path) -> None:
-    driver = drive(tmp_path)
+def test_ctrl_c_leaves_no_cell_behind(cluster: TwoNodes, drive: Callable[..., Driver], tmp_path: Path) -> None:
+    driver = drive(tmp_path, "--steps", "100000")  # which take longer than anything here is waited for
     wait(lambda: len(driver.said("begun on")) == 2, "two cells run side by side")
-    asked = time.monotonic()
     driver.process.send_signal(signal.SIGINT)
     code, said = driver.end()
     assert code == 130, said
-    assert time.monotonic() - asked < 20
     assert "2 of 2 cells not done: the same command goes on with what is left" in said
     assert records(tmp_path) == {}
-    wait(lambda: not cluster.cells(), "the folders of the cells are removed", longest_s=10)
+    wait(lambda: not cluster.cells(), "the folders of the cells are removed")
 
 
 @pytest.fixture
