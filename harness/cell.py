@@ -14,18 +14,20 @@ from typing import NoReturn
 
 import torch
 
-from harness import backbones, example_scores, isolation, space, tensorboard, tune
+from harness import backbones, space, tensorboard, tune
 from harness.checkpoints import CheckpointError
 from harness.choices import Choices
 from harness.measure import Outcome, measure
+from harness.parallel import isolation
+from harness.parallel.ranks import lost
 from harness.plan import CellPlan, Plan
 from harness.prepare import TaskData
-from harness.ranks import lost
 from harness.recording import append, headline, saved, sweep
 from harness.resume import keeper as keeping
 from harness.resume.claims import Claim, Claims, Title
 from harness.resume.keeper import Keeper
 from harness.space import Tuned
+from harness.statistics import example_scores
 from harness.store import Store, StoreError, ended
 from harness.tensorboard import Board
 from harness.train import DivergedError, Step

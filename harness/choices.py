@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from harness import backbones, isolation, space, tune
+from harness import backbones, space, tune
 from harness.backbones.backbone import Backbone
+from harness.parallel import isolation
 from harness.plan import CellPlan, Plan
 from harness.prepare import TaskData
 from harness.space import Budget, Tuned

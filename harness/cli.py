@@ -118,7 +118,9 @@ def reported() -> tuple[type[Exception], ...]:
     """The mistakes that the library reports itself; their modules are loaded only once something went wrong."""
     import methods
     import tasks
-    from harness import backbones, checkpoints, paired, published, record, store
+    from harness import backbones, checkpoints, record, store
+    from harness.statistics import paired
+    from harness.tables import published
 
     own = (
         record.RecordError,

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from harness import cli_flags as flags
 from harness import cli_values as values
-from harness import commands, shard
+from harness import commands
+from harness.parallel import shard
 from harness.space import SHARE
 
 

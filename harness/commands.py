@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from harness.plan import Plan
-    from harness.published import PublishedTable
     from harness.record import Record
+    from harness.tables.published import PublishedTable
 
 
 def run(args: argparse.Namespace) -> int:
@@ -123,10 +123,10 @@ def _tables(args: argparse.Namespace) -> str:
         raise UsageError(f"--columns: {args.format} holds every column; drop one of the two")
     if args.data_root:
         raise UsageError("--data-root: the report of --format html shows examples; drop it")
-    from harness import published_tables
-    from harness.example_scores import reader
-    from harness.leaderboard import UnknownColumn, View, render
+    from harness.statistics.example_scores import reader
     from harness.store import Store
+    from harness.tables import published_tables
+    from harness.tables.leaderboard import UnknownColumn, View, render
 
     (records, papers), view = _shown(args), View(args.task, tuple(args.columns), args.sort)
     rows = published_tables.rows(papers)
@@ -158,7 +158,7 @@ def _published(args: argparse.Namespace) -> list[PublishedTable]:
     """All of the papers' tables, if they were asked for."""
     if not args.published:
         return []
-    from harness import published
+    from harness.tables import published
 
     return published.read(published.folder())
 
@@ -166,9 +166,9 @@ def _published(args: argparse.Namespace) -> list[PublishedTable]:
 def compare(args: argparse.Namespace) -> int:
     """`compare`: the paired test of two methods or runs."""
     _check_results(args)
-    from harness.comparison import report
-    from harness.example_scores import reader
+    from harness.statistics.example_scores import reader
     from harness.store import Store
+    from harness.tables.comparison import report
 
     store = Store(args.results)
     print(report(args.a, args.b, _of_task(args.task, store.read()), reader(store)))
@@ -219,7 +219,7 @@ def params(args: argparse.Namespace) -> int:
 
     chosen, task = plan.build_methods(args), plan.build_task(args)
     spec = plan.backbone_spec(args, shapes=True)
-    from harness.params import report
+    from harness.meters.params import report
 
     print(report(chosen, spec, task=task, format=args.format))
     return 0

@@ -9,12 +9,12 @@ import torch
 from accelerate import Accelerator
 
 from harness.backbones.backbone import Backbone
-from harness.meters import Stopwatch
+from harness.meters.speed import Stopwatch
 from harness.out_of_memory import in_halves
+from harness.parallel.fsdp import is_split
+from harness.parallel.ranks import ALONE, Ranks
 from harness.progress import progress
-from harness.ranks import ALONE, Ranks
 from harness.resume.answers import KeptAnswers
-from harness.sharded import is_split
 from tasks import Example, Prediction, Task
 
 

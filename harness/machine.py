@@ -6,7 +6,7 @@ import re
 from typing import Literal
 
 from harness.backbones import Precision
-from harness.launch import ALONE, Launch
+from harness.parallel.launch import ALONE, Launch
 from harness.settings import UsageError
 
 Kernels = Literal["auto", "reference", "triton"]

@@ -12,18 +12,22 @@ import safetensors.torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from harness import energy, flops, largest_batch, meters, profile, sharded, stats, utilisation
+from harness import profile
 from harness.attaching import attached, new_accelerator
 from harness.backbones.backbone import Backbone
 from harness.evaluate import Evaluation, evaluate
-from harness.gpu_sharing import Sharing
-from harness.params import sizes
+from harness.meters import energy, flops, largest_batch, speed, utilisation
+from harness.meters.gpu_sharing import Sharing
+from harness.meters.memory import PeakMemory, peak_memory, used_memory
+from harness.meters.params import sizes
+from harness.parallel import fsdp
+from harness.parallel.ranks import ALONE, Ranks
 from harness.plan import CellPlan, Plan, TrainOptions
 from harness.prepare import TaskData
-from harness.ranks import ALONE, Ranks
 from harness.record import Meter, MetricValue, distribution, scalar, unavailable
 from harness.resume.answers import KeptAnswers
 from harness.resume.keeper import Keeper
+from harness.statistics import intervals
 from harness.train import Step, TrainResult, total_steps, train, trained_parameters, ways
 from methods import Attachment
 from tasks import Metric, Prediction
@@ -84,12 +88,12 @@ def measure(
         Exception: whatever a method, a task or the hardware raises; the cell boundary in `harness.cell` records it.
     """
     accelerator = new_accelerator(plan)
-    before, sharing = meters.used_memory(accelerator.device), Sharing(accelerator.device)
+    before, sharing = used_memory(accelerator.device), Sharing(accelerator.device)
     sharing.look()
     with attached(model, cell) as attachment:
         job = _Job(model, attachment, cell, plan, data, accelerator, before, label, keeper, ranks)
         if job.split:
-            sharded.shard(model, attachment, ranks, accelerator.device)
+            fsdp.shard(model, attachment, ranks, accelerator.device)
         training, of_training = _train(job, after_step)
         sharing.look()
         of_training["train_process_bytes"] = sharing.own if training is not None else unavailable("not trained")
@@ -155,7 +159,7 @@ def _train(job: _Job, after_step: Callable[[Step], None] | None) -> tuple[TrainR
     name = None if keeper is None else keeper.features
     with (
         ways(model, cell.train, job.data.train, name=name),
-        meters.peak_memory(model.device, before=job.before) as peak,
+        peak_memory(model.device, before=job.before) as peak,
     ):
         with energy.energy(model.device) as joules:
             training = train(
@@ -195,7 +199,7 @@ def _lost(keeper: Keeper | None, training: TrainResult) -> tuple[str, ...]:
 
 def _evaluate(job: _Job, *, weights: str | None) -> tuple[Evaluation, dict[str, Meter]]:
     """Predict all examples with `weights`, as the keeper calls them; the predictions and the meters of that."""
-    with job.answers(weights) as kept, meters.peak_memory(job.model.device, before=job.before) as peak:
+    with job.answers(weights) as kept, peak_memory(job.model.device, before=job.before) as peak:
         evaluation = evaluate(
             job.model,
             job.cell.task,
@@ -220,7 +224,7 @@ def _evaluate(job: _Job, *, weights: str | None) -> tuple[Evaluation, dict[str, 
     return evaluation, {**read, "infer_ms_per_sample_batched": batched}
 
 
-def _latency(job: _Job) -> tuple[meters.Latency, dict[str, Meter]]:
+def _latency(job: _Job) -> tuple[speed.Latency, dict[str, Meter]]:
     """Predict single examples, and as many at once as fit; where layers are split, in step with the other processes.
 
     An error leaves their meters without a value, as it must not cost a finished training its record; but not where
@@ -229,13 +233,13 @@ def _latency(job: _Job) -> tuple[meters.Latency, dict[str, Meter]]:
     model, cell, data = job.model, job.cell, job.data
     with job.accelerator.autocast():
         if job.split:
-            latency = meters.latency(model, cell.task, data.evaluation)
+            latency = speed.latency(model, cell.task, data.evaluation)
             no_look = unavailable("not looked for where processes share the weights")
             return latency, latency.meters | dict.fromkeys(largest_batch.METERS, no_look)
         try:
-            latency = meters.latency(model, cell.task, data.evaluation)
+            latency = speed.latency(model, cell.task, data.evaluation)
         except Exception as error:  # noqa: BLE001 - see above
-            latency = meters.Latency([], [], [], _not_measured(error))
+            latency = speed.Latency([], [], [], _not_measured(error))
         return latency, latency.meters | largest_batch.readings(model, cell.task, data.evaluation)
 
 
@@ -290,7 +294,7 @@ def _as_cut(options: TrainOptions, training: TrainResult, *, processes: int) -> 
 def _whole(job: _Job) -> dict[str, Tensor]:
     """What is trained, on the CPU; of layers that are split all parts, for which every process has to ask."""
     trained = trained_parameters(job.model, job.attachment).items()
-    return {name: sharded.whole(parameter.detach()).cpu().contiguous() for name, parameter in trained}
+    return {name: fsdp.whole(parameter.detach()).cpu().contiguous() for name, parameter in trained}
 
 
 def _state(job: _Job) -> dict[str, Tensor]:
@@ -308,16 +312,16 @@ def _sizes(job: _Job) -> dict[str, Meter]:
     }
 
 
-def _memory(peak: meters.PeakMemory, job: _Job) -> meters.PeakMemory:
+def _memory(peak: PeakMemory, job: _Job) -> PeakMemory:
     """A process keeps hundreds of MB of what a profiler took, so on a CPU only the first cell's peak is its own."""
     if not job.plan.profile or job.plan.device != "cpu" or job.cell is job.plan.cells[0]:
         return peak
     reason = unavailable("only measured for the first cell of a run with --profile")
-    return meters.PeakMemory(reason, reason, peak.reserved)
+    return PeakMemory(reason, reason, peak.reserved)
 
 
 def _metric(score: Metric) -> MetricValue:
-    interval = None if score.successes is None or not score.n else stats.wilson(score.successes, score.n)
+    interval = None if score.successes is None or not score.n else intervals.wilson(score.successes, score.n)
     return MetricValue(
         value=score.value, unit=score.unit, goal=score.goal, n=score.n, ci95=interval, reason=score.reason
     )

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import methods
 import tasks
-from harness import launch, machine, plan_checks, recipes, settings, space
+from harness import machine, plan_checks, recipes, settings, space
 from harness.backbones import BackboneSpec, Precision
 from harness.backbones import check as check_backbone
 from harness.cluster import options as cluster
+from harness.parallel import launch
 from harness.resume.every import Every
 from harness.settings import UsageError, suggest
 from methods import setting

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import methods
     import tasks
     from harness.checkpoints.own import Saved
-    from harness.launch import Launch
+    from harness.parallel.launch import Launch
     from harness.plan import CellPlan, TrainOptions
 
 

@@ -9,10 +9,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from harness import example_scores, provenance
+from harness import provenance
 from harness.checkpoints import own
 from harness.plan import CellPlan
 from harness.record import Cell, Record, new_run_id, scalar
+from harness.statistics import example_scores
 from harness.store import folder_name, run_ids
 from harness.tensorboard import Board
 from harness.workbench import Bench, Ending, Ready, identity, say, say_taken_over, title

@@ -7,12 +7,12 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.columns import visible
-from harness.comparison import begun
 from harness.nesting import part
 from harness.record import Distribution, MetricValue, Record
 from harness.settings import UsageError
-from harness.tables import flatten, show
+from harness.tables.columns import visible
+from harness.tables.comparison import begun
+from harness.tables.rows import flatten, show
 
 Parse = Callable[[Sequence[str]], argparse.Namespace]
 _MACHINE = ("python", "platform", "cpu", "gpu", "device", "precision", "kernels")

@@ -17,17 +17,7 @@ import torch
 import harness
 import methods
 import tasks
-from harness import (
-    backbones,
-    example_scores,
-    host_memory,
-    isolation,
-    launch,
-    leaderboard,
-    prepare,
-    provenance,
-    spread,
-)
+from harness import backbones, host_memory, prepare, provenance
 from harness.attaching import use_head
 from harness.backbones.backbone import Backbone
 from harness.cell import ELSEWHERE, follow
@@ -36,14 +26,17 @@ from harness.checkpoints import own
 from harness.choices import Choices
 from harness.cluster.options import Options
 from harness.outlook import Outlook, kinds
+from harness.parallel import isolation, launch, spread
+from harness.parallel.ranks import ALONE, Ranks, lost, together
 from harness.plan import CellPlan, Plan
 from harness.progress import note
-from harness.ranks import ALONE, Ranks, lost, together
 from harness.record import Record, cell_key
 from harness.resume.claims import WAIT_S
 from harness.resume.stop import INTERRUPTED
 from harness.settings import UsageError
+from harness.statistics import example_scores
 from harness.store import Store
+from harness.tables import leaderboard
 from harness.train import ways
 from harness.workbench import Bench, Ready, key, say
 

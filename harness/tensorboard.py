@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from harness.record import Cell, Distribution, Record, cell_key
 from harness.settings import UsageError
 from harness.store import folder_name
-from harness.tables import flatten, show
+from harness.tables.rows import flatten, show
 from harness.train import Step
 
 if TYPE_CHECKING:

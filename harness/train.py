@@ -18,17 +18,17 @@ from torch import nn
 
 from harness.backbones import FEATURES, cache_folder
 from harness.backbones.backbone import Backbone
-from harness.meters import Stopwatch
+from harness.meters.speed import Stopwatch
 from harness.out_of_memory import CONTRASTIVE, SPLIT, Parts
+from harness.parallel.fsdp import clip, is_split, own_part
+from harness.parallel.ranks import ALONE, Ranks
 from harness.plan import TrainOptions
 from harness.progress import note, progress
-from harness.ranks import ALONE, Ranks
 from harness.resume.course import Course
 from harness.resume.keeper import Keeper
 from harness.resume.loop import Loop
 from harness.resume.randomness import Randomness
 from harness.resume.training_state import TrainingState
-from harness.sharded import clip, is_split, own_part
 from methods import Attachment
 from tasks import Example, Task
 

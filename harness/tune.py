@@ -19,11 +19,11 @@ from harness import space
 from harness.attaching import attached, new_accelerator
 from harness.backbones.backbone import Backbone
 from harness.evaluate import evaluate
-from harness.paired import Incomparable, Sample, tested
 from harness.plan import CellPlan, Plan
 from harness.prepare import TaskData
-from harness.significance import ALPHA
 from harness.space import Budget
+from harness.statistics.paired import Incomparable, Sample, tested
+from harness.statistics.significance import ALPHA
 from harness.train import DivergedError, Step, total_steps, train, trained_parameters, ways
 from methods import Attachment
 from tasks import Metric, Prediction

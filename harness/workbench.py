@@ -10,15 +10,15 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from harness.backbones.backbone import Backbone
-from harness.columns import visible
 from harness.measure import Outcome
+from harness.parallel.ranks import ALONE, Ranks
 from harness.plan import CellPlan, Plan
 from harness.prepare import Overlong, TaskData
-from harness.ranks import ALONE, Ranks
 from harness.record import Cell, cell_key
 from harness.resume.claims import Title
 from harness.resume.stop import Stop
 from harness.store import Store
+from harness.tables.columns import visible
 from tasks import ExampleScore
 
 

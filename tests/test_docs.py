@@ -14,7 +14,8 @@ import pytest
 
 import methods
 import tasks
-from harness import cli, params, plan, recipes, settings
+from harness import cli, plan, recipes, settings
+from harness.meters import params
 from harness.record import METERS
 from methods.mwa import CHOICES
 from tasks.io.picture_task import PictureTask

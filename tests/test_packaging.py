@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from harness import published
+from harness.tables import published
 
 ROOT = Path(__file__).parents[1]
 TOP = ("harness", "methods", "tasks")
@@ -63,7 +63,7 @@ def test_published_figures_are_installed_where_they_are_looked_for(
     files = [path for pattern in patterns for path in ROOT.glob(pattern)]
     assert files == [path for path in files if path.parent == published.folder()]
     assert len(published.read(published.folder())) == len(files) > 0
-    monkeypatch.setattr(published, "__file__", str(tmp_path / "site-packages/harness/published.py"))
+    monkeypatch.setattr(published, "__file__", str(tmp_path / "site-packages/harness/tables/published.py"))
     monkeypatch.setattr(published.sysconfig, "get_path", lambda name: str(tmp_path))
     assert published.folder() == tmp_path / place
     with pytest.raises(published.PublishedError, match="copy results/published of the repository there"):

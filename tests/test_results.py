@@ -3,10 +3,10 @@
 import json
 from pathlib import Path
 
-from harness.example_scores import reader
-from harness.leaderboard import View, markdown, render
 from harness.record import Record
+from harness.statistics.example_scores import reader
 from harness.store import Store
+from harness.tables.leaderboard import View, markdown, render
 from tests.markdown_tables import parsed
 
 RESULTS = Path(__file__).parents[1] / "results"

@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 class Gathers(Protocol):
-    """What a backbone asks of the processes that share a batch; see `harness.ranks.Ranks`."""
+    """What a backbone asks of the processes that share a batch; see `harness.parallel.ranks.Ranks`."""
 
     def rows(self, rows: Tensor) -> Tensor:
         """The rows of all, with gradients."""

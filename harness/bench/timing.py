@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
-from harness import meters
+from harness.meters.memory import peak_memory
+from harness.meters.speed import Stopwatch
 from harness.record import Distribution, Meter, Scalar, distribution, scalar, unavailable
 
 
@@ -33,7 +34,7 @@ def alternate(
     """
     peaks = {name: _peak(run, device) for name, run in cases.items()}
     samples: dict[str, list[float]] = {name: [] for name in cases}
-    watch = meters.Stopwatch(device)
+    watch = Stopwatch(device)
     for number in range(warm_up + rounds):
         for name, run in cases.items():
             watch.restart()
@@ -50,7 +51,7 @@ def _peak(run: Callable[[], object], device: torch.device) -> Meter:
         return unavailable("memory of one call is read on CUDA only")
     run()  # what is compiled or tuned takes memory of its own
     before = torch.cuda.memory_allocated(device)
-    with meters.peak_memory(device) as peak:
+    with peak_memory(device) as peak:
         run()
         used = peak().used
     return scalar(int(used.value) - before, "bytes") if isinstance(used, Scalar) else used

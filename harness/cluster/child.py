@@ -13,9 +13,10 @@ import pickle
 import sys
 from pathlib import Path
 
-from harness import cell, isolation, prepare, provenance, run
+from harness import cell, prepare, provenance, run
 from harness.cluster.job import Job
 from harness.cluster.node import REASON
+from harness.parallel import isolation
 from harness.resume.every import Every
 
 

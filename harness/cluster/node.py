@@ -22,7 +22,7 @@ from typing import IO
 import harness
 from harness import provenance
 from harness.cluster.parcel import Ended, Line, Message, pieces
-from harness.isolation import ending
+from harness.parallel.isolation import ending
 
 REASON = "reason.txt"
 """Where a process that cannot run its cell says why."""

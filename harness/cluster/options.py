@@ -7,7 +7,7 @@ import importlib.util
 from dataclasses import dataclass
 
 from harness import machine
-from harness.launch import Launch
+from harness.parallel.launch import Launch
 from harness.settings import UsageError
 
 _ALONE = ("ray_address", "cpus_per_cell", "memory_per_cell")

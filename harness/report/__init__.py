@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from harness.record import Record
 
 if TYPE_CHECKING:
-    from harness.published import PublishedTable
+    from harness.tables.published import PublishedTable
 
 
 def render(
@@ -31,11 +31,11 @@ def render(
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     from harness.collection import paused
-    from harness.columns import visible
-    from harness.published_tables import SAID, shown
     from harness.report import assets
     from harness.report.page import page
     from harness.store import Store
+    from harness.tables.columns import visible
+    from harness.tables.published_tables import SAID, shown
 
     with paused():
         content = page(list(records), Store(store_root) if store_root is not None else None, data_roots)

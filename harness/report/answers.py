@@ -6,10 +6,10 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
-from harness import example_scores
-from harness.example_scores import Scores
-from harness.paired import Incomparable
 from harness.record import Record
+from harness.statistics import example_scores
+from harness.statistics.example_scores import Scores
+from harness.statistics.paired import Incomparable
 from harness.store import Store, StoreError, parse_lines
 from tasks import ExampleScore
 
@@ -45,8 +45,8 @@ def scores(store: Store | None) -> Scores:
     """Reads scores by example, for the page: a file that cannot be used is a reason, and no end of the page.
 
     Returns:
-        `harness.example_scores.reader`, which here raises `Incomparable` where there is no folder to read from, and
-        where the file is gone, malformed or not the one that the record names.
+        `harness.statistics.example_scores.reader`, which here raises `Incomparable` where there is no folder to read
+        from, and where the file is gone, malformed or not the one that the record names.
     """
     if store is None:
         return _no_folder

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from harness.columns import interval, score, visible
 from harness.record import MetricValue
 from harness.report.colours import Look
 from harness.report.wording import title
-from harness.tables import Row, Table
+from harness.tables.columns import interval, score, visible
+from harness.tables.rows import Row, Table
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.columns import visible
 from harness.report.questions import Questions
+from harness.tables.columns import visible
 from tasks import ExampleScore
 
 PICTURES = 150

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from harness.columns import visible
 from harness.record import Record
-from harness.tables import BASELINES, Row
+from harness.tables.columns import visible
+from harness.tables.rows import BASELINES, Row
 
 COLOURS = 8
 """How many colours the style sheet has for methods: --m0 to --m7."""

@@ -9,13 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from harness.columns import visible
 from harness.record import Record, Unavailable
 from harness.report.answers import NO_FOLDER
 from harness.report.colours import Look
 from harness.report.evidence import excuse
 from harness.store import Store, StoreError
-from harness.tables import Row, Table
+from harness.tables.columns import visible
+from harness.tables.rows import Row, Table
 
 POINTS = 300
 """Points of one curve at most."""

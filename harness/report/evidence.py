@@ -7,16 +7,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness.columns import visible
-from harness.example_scores import Scores
-from harness.paired import Incomparable
 from harness.record import Record
 from harness.report import answers, questions
 from harness.report.answers import NO_FOLDER, NoAnswersError
 from harness.report.questions import Questions
 from harness.report.wording import listed
+from harness.statistics.example_scores import Scores
+from harness.statistics.paired import Incomparable
 from harness.store import Store
-from harness.tables import Row, Table
+from harness.tables.columns import visible
+from harness.tables.rows import Row, Table
 from tasks import ExampleScore
 
 NO_SCORES = "no score for each example was saved (run again with --fresh)"

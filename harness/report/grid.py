@@ -6,10 +6,10 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from harness import columns
-from harness.columns import Column, Kind, interval, legend, missing, one_line, visible
 from harness.report.colours import Look
-from harness.tables import Row, Table
+from harness.tables import columns
+from harness.tables.columns import Column, Kind, interval, legend, missing, one_line, visible
+from harness.tables.rows import Row, Table
 
 
 @dataclass(frozen=True)

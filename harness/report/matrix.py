@@ -1,6 +1,7 @@
-"""Which methods of a table differ: the tests of `harness.paired` between every two rows, with Holm's correction.
+"""Which methods of a table differ: tests of `harness.statistics.paired` between every two rows, with Holm's correction.
 
-The pairs of methods are one family, so that they are tested as in `harness.standing`; those with a baseline another.
+The pairs of methods are one family, so that they are tested as in `harness.statistics.standing`; those with a baseline
+another.
 """
 
 from __future__ import annotations
@@ -10,16 +11,16 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Literal
 
-from harness.columns import visible
-from harness.example_scores import Scores
-from harness.paired import Comparison, Incomparable, Samples, compare
 from harness.record import Record
 from harness.report.colours import Look
 from harness.report.evidence import NO_SCORES, excuse
 from harness.report.wording import p_value
-from harness.significance import ALPHA, holm
-from harness.standing import MOST_ROWS, too_many
-from harness.tables import Row, Table, score_of
+from harness.statistics.example_scores import Scores
+from harness.statistics.paired import Comparison, Incomparable, Samples, compare
+from harness.statistics.significance import ALPHA, holm
+from harness.statistics.standing import MOST_ROWS, too_many
+from harness.tables.columns import visible
+from harness.tables.rows import Row, Table, score_of
 
 _SCOPE = (
     "They are about these trained models on more examples; how much another seed changes a score, "
@@ -82,7 +83,7 @@ def matrix(
     """The matrix of the rows in the order given.
 
     Raises:
-        Incomparable: fewer than two rows or too many, or the reasons of `harness.paired.compare`.
+        Incomparable: fewer than two rows or too many, or the reasons of `harness.statistics.paired.compare`.
     """
     if not 2 <= len(rows) <= MOST_ROWS:
         raise Incomparable("there is nothing to compare with" if len(rows) < 2 else too_many(len(rows)))

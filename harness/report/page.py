@@ -7,9 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.columns import interval, one_line, visible, warnings
-from harness.example_scores import Scores
-from harness.overall import Overall, overall
 from harness.record import Record
 from harness.report import answers, browser, curves
 from harness.report.bars import Chart, charts
@@ -21,8 +18,11 @@ from harness.report.matrix import Verdicts, verdicts
 from harness.report.pareto import plots
 from harness.report.runs import run_page
 from harness.report.wording import listed, pairs
+from harness.statistics.example_scores import Scores
 from harness.store import Store
-from harness.tables import Row, Table, tables
+from harness.tables.columns import interval, one_line, visible, warnings
+from harness.tables.overall import Overall, overall
+from harness.tables.rows import Row, Table, tables
 
 MOST_PAGES = 400
 """Runs with a page and a learning curve of their own: about 10 KB each."""

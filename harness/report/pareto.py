@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
-from harness.columns import COSTS, Cost, interval, of_process, score, significant, visible
 from harness.nesting import part
 from harness.record import MetricValue, Record
 from harness.report.colours import Look
 from harness.report.wording import listed, pairs, title
-from harness.tables import Row, Table
+from harness.tables.columns import COSTS, Cost, interval, of_process, score, significant, visible
+from harness.tables.rows import Row, Table
 
 _AXES = {
     "trainable_params": "trainable parameters",

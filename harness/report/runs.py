@@ -7,9 +7,9 @@ import shlex
 import unicodedata
 from typing import Any
 
-from harness.columns import interval, score, visible
 from harness.record import Distribution, MetricValue, Record, Unavailable
 from harness.report.wording import pairs, title
+from harness.tables.columns import interval, score, visible
 
 Rows = list[tuple[str, str]]
 

@@ -1,12 +1,12 @@
-"""How only the page writes things; what every format of a table shares is in `harness.columns`."""
+"""How only the page writes things; what every format of a table shares is in `harness.tables.columns`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Any
 
-from harness.columns import header, visible
-from harness.tables import flatten, show
+from harness.tables.columns import header, visible
+from harness.tables.rows import flatten, show
 
 
 def title(metric: str) -> str:

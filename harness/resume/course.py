@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from harness.meters import Stopwatch
+from harness.meters.speed import Stopwatch
 from harness.resume import randomness
 from harness.resume.keeper import Keeper
 from harness.resume.loop import Loop

@@ -13,18 +13,19 @@ from typing import Any
 import pytest
 from hypothesis import strategies as st
 
-from harness import cli, published_tables, report, reproduce, results_check, space
-from harness.comparison import report as compare
-from harness.example_scores import reader
-from harness.leaderboard import UnknownColumn, View, render
-from harness.paired import Incomparable
+from harness import cli, report, reproduce, results_check, space
 from harness.plan import build
-from harness.published import PublishedError
-from harness.published import read as read_published
 from harness.record import Record, RecordError, _sealed, load
 from harness.report import answers, curves
 from harness.report.answers import NoAnswersError
+from harness.statistics.example_scores import reader
+from harness.statistics.paired import Incomparable
 from harness.store import Store, StoreError, parse_lines
+from harness.tables import published_tables
+from harness.tables.comparison import report as compare
+from harness.tables.leaderboard import UnknownColumn, View, render
+from harness.tables.published import PublishedError
+from harness.tables.published import read as read_published
 from tests.fuzz.mutations import KINDS, bad_json, damaged, places, wrong_key, wrong_value
 from tests.fuzz.refusals import cases, fuzz
 from tests.harness.report.records import make

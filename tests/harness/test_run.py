@@ -18,8 +18,9 @@ from typing import Any
 import pytest
 import torch
 
-from harness import cli, flops, run
+from harness import cli, run
 from harness.backbones.decoder import DecoderModel
+from harness.meters import flops
 from harness.record import METERS, Record, Unavailable
 from harness.store import Store
 from harness.train import forward_backward
@@ -297,7 +298,7 @@ def test_meters_that_cannot_be_read_do_not_cost_the_record(
     def broken(*_: object, **__: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    for where in ("meters.latency", "utilisation.utilisation"):
+    for where in ("speed.latency", "utilisation.utilisation"):
         monkeypatch.setattr(f"harness.measure.{where}", broken)
     assert vltune() == 0
     [record] = records(tmp_path)

@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 
 from harness import cli, run, space, tune
-from harness.leaderboard import frame
 from harness.plan import CellPlan, TrainOptions
 from harness.record import Record, cell_key
 from harness.resume.claims import Claim, Claims
 from harness.store import Store
+from harness.tables.leaderboard import frame
 from harness.train import DivergedError
 from methods.blind import Blind
 from methods.memvp import MemVP

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from harness import cli, isolation, plan, run
+from harness import cli, plan, run
 from harness.cluster import child, node
 from harness.cluster.job import Job, portable
+from harness.parallel import isolation
 from harness.store import Store
 from tasks import DataError
 from tasks.mini import scienceqa as mini_scienceqa

@@ -9,7 +9,7 @@ import pytest
 
 from harness import cli
 from harness.cluster import options
-from harness.launch import ALONE
+from harness.parallel.launch import ALONE
 
 RAY = ("--executor", "ray")
 

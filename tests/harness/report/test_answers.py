@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from harness.paired import Incomparable
 from harness.record import NamedFile, Record
 from harness.report import answers, questions
 from harness.report.answers import NoAnswersError
+from harness.statistics.paired import Incomparable
 from harness.store import Store
 from tasks import ExampleScore
 from tasks.mini import scienceqa

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from harness import published
 from harness.report import render
 from harness.store import Store
+from harness.tables import published
 from tests.harness.report.chromium import CHROMIUM, DRIVER, MISSING, Browser
 from tests.harness.report.hostile import HOSTILE, hostile_folder
 from tests.harness.report.records import fill, fill_questions
@@ -40,7 +40,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root, data = tmp_path_factory.mktemp("results"), tmp_path_factory.mktemp("data")
     fill(root, methods=METHODS, steps=2000)
     fill_questions(root, data, methods=METHODS)
-    papers = published.read(Path(published.__file__).parents[1] / "results" / "published")
+    papers = published.read(Path(published.__file__).parents[2] / "results" / "published")
     (root / "report.html").write_text(
         render(Store(root).read(), root, data_roots=[data], published=papers), encoding="utf-8"
     )

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from harness.columns import heading
 from harness.record import Record
 from harness.report.bars import Chart, charts
 from harness.report.colours import look_of, looks
 from harness.report.grid import Cell, Grid, grid
-from harness.tables import tables
+from harness.tables.columns import heading
+from harness.tables.rows import tables
 from tests.harness.report.records import make
 
 

@@ -9,17 +9,17 @@ from typing import Literal
 
 import pytest
 
-from harness.example_scores import Scores
-from harness.paired import Incomparable, Samples, compare
 from harness.record import Record
 from harness.report import answers
 from harness.report.colours import look_of, looks
 from harness.report.matrix import MOST_ROWS, Matrix, Verdicts, matrix, verdicts
 from harness.report.wording import p_value
-from harness.significance import holm
-from harness.standing import Standing
+from harness.statistics.example_scores import Scores
+from harness.statistics.paired import Incomparable, Samples, compare
+from harness.statistics.significance import holm
+from harness.statistics.standing import Standing
 from harness.store import Store
-from harness.tables import Row, tables
+from harness.tables.rows import Row, tables
 from tasks import ExampleScore
 from tests.harness.report.records import fill, fill_questions, make
 

@@ -13,7 +13,7 @@ import pytest
 from harness.report import render
 from harness.report.page import page
 from harness.store import Store
-from harness.tables import tables
+from harness.tables.rows import tables
 from tests.harness.report.hostile import HOSTILE, hostile_folder
 from tests.harness.report.records import fill, make
 

@@ -10,7 +10,7 @@ import pytest
 from harness.record import Record
 from harness.report.colours import look_of, looks
 from harness.report.pareto import front, plots
-from harness.tables import tables
+from harness.tables.rows import tables
 from tests.harness.report.records import make
 
 

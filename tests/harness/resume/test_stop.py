@@ -87,7 +87,7 @@ def test_a_signal_to_the_whole_group_lets_a_process_of_its_own_finish_its_step(t
     (tmp_path / "job.py").write_text(JOB)
     code = (
         "import sys, job\n"
-        "from harness import isolation\n"
+        "from harness.parallel import isolation\n"
         "from harness.resume.stop import Stop\n"
         "if __name__ == '__main__':\n"
         "    with Stop().listening():\n"

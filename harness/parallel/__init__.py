@@ -1,0 +1,1 @@
+"""Several processes: those that train one cell together, and those that share the cells of a matrix."""

@@ -1,0 +1,1 @@
+"""What scores say: their intervals, and which methods differ on the same examples."""
