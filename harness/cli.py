@@ -173,6 +173,7 @@ def parser() -> argparse.ArgumentParser:
     doctor.set_defaults(command=commands.doctor)
     _add_results_commands(add("results", help="look after a results folder"))
     _add_params(add("params", help="count parameters, without weights"))
+    _add_flops(add("flops", help="count the FLOPs of methods at any size, by length of text, without a GPU"))
     _add_bench(
         add(
             "bench",
@@ -228,6 +229,21 @@ def _add_params(params: argparse.ArgumentParser) -> None:
     params.add_argument("--task", metavar="NAME", help="count the task's own parameters too, such as new heads")
     params.add_argument("--format", choices=("md", "json"), default="md", help="default: md")
     params.set_defaults(command=commands.params)
+
+
+def _add_flops(flops: argparse.ArgumentParser) -> None:
+    flops.add_argument("--methods", required=True, metavar="NAMES", help="comma list, or all")
+    flags.add_backbone(flops)
+    flops.add_argument(
+        "--text-tokens",
+        dest="lengths",
+        type=values.counts,
+        default=(64, 128, 256, 512, 1024),
+        metavar="LIST",
+        help="lengths of the text (default: 64,128,256,512,1024)",
+    )
+    flops.add_argument("--format", choices=("md", "json"), default="md", help="default: md")
+    flops.set_defaults(task=None, command=commands.flops)
 
 
 def _add_bench(bench: argparse.ArgumentParser) -> None:

@@ -14,6 +14,14 @@ def count(text: str) -> int:
     return int(text)
 
 
+def counts(text: str) -> tuple[int, ...]:
+    """A comma list of whole numbers from 1, each once, in rising order."""
+    pieces = [piece for piece in text.split(",") if piece.strip()]
+    if not pieces:
+        raise argparse.ArgumentTypeError("names no number; write a comma list such as 64,256,1024")
+    return tuple(sorted({count(piece) for piece in pieces}))
+
+
 def share(text: str) -> float:
     """Above 0, at most 1."""
     try:

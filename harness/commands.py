@@ -225,6 +225,17 @@ def params(args: argparse.Namespace) -> int:
     return 0
 
 
+def flops(args: argparse.Namespace) -> int:
+    """`flops`: what a training step, a prompt and a token take, by length of text."""
+    from harness import plan
+
+    chosen, spec = plan.build_methods(args), plan.backbone_spec(args, shapes=True)
+    from harness.meters.growth import report
+
+    print(report(chosen, spec, lengths=args.lengths, format=args.format))
+    return 0
+
+
 def bench(args: argparse.Namespace) -> int:
     """`bench`: check the fast paths, then time them; 1 when one of them is wrong."""
     from harness import machine

@@ -33,6 +33,7 @@ class BackboneSpec:
         weights: `random` builds the shapes with seeded random weights, for efficiency studies only.
         image_size: pixels per side that a BEiT-3 reads; its own by default, which other weights are resized to.
         text_tokens: every text is made this long, repeated or cut, to measure what length costs; random weights only.
+        layers: of the language model and of the vision tower, instead of as many as there are; random weights only.
     """
 
     name: str
@@ -43,6 +44,7 @@ class BackboneSpec:
     weights: Literal["pretrained", "random"] = "pretrained"
     text_tokens: int | None = None
     image_size: int | None = None
+    layers: tuple[int, int] | None = None
 
 
 def names() -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -191,6 +192,9 @@ def _random(
         for config in (llm_config, vision_config):
             if config.num_hidden_layers > MOST_LAYERS:
                 raise BackboneError(f"{label}: {config.num_hidden_layers} layers are more than {MOST_LAYERS:,}")
+        if spec.layers is not None:
+            llm_config.num_hidden_layers, vision_config = spec.layers[0], copy.copy(vision_config)
+            vision_config.num_hidden_layers = spec.layers[1]
         torch.default_generator.manual_seed(0)
         llm = AutoModelForCausalLM.from_config(llm_config, dtype=dtype)
         encoder = family.encoder._from_config(vision_config, dtype=dtype)

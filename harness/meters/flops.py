@@ -136,7 +136,7 @@ def spread(
 
 def count(run: Callable[[], object]) -> int:
     """FLOPs of whatever `run` computes, its backward passes included."""
-    with FlopCounterMode(display=False, custom_mapping=dict(_formulas())) as counter:
+    with FlopCounterMode(display=False, custom_mapping=dict(formulas())) as counter:
         run()
     total: int = counter.get_total_flops()
     return total
@@ -182,7 +182,7 @@ def _steps_launched() -> Iterator[None]:
         decoding.CAPTURE_FROM = before
 
 
-def _formulas() -> Mapping[Any, Callable[..., int]]:
+def formulas() -> Mapping[Any, Callable[..., int]]:
     """Attention counted alike by all of torch's kernels, of which it leaves out the CPU's."""
     aten = torch.ops.aten
     forward = {getattr(aten, f"_scaled_dot_product_{name}"): _attention for name in _KERNELS}
