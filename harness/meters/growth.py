@@ -87,20 +87,24 @@ def report(methods: Sequence[tuple[str, Method]], spec: BackboneSpec, *, lengths
     found, refused = costs(methods, spec, lengths)
     if format == "json":
         return json.dumps({"costs": [dataclasses.asdict(cost) for cost in found], "skipped": refused}, indent=2)
-    from tabulate import tabulate
-
-    names = list(dict.fromkeys(cost.method for cost in found))
-    rows = [_row(name, {(c.text_tokens, c.images): c for c in found if c.method == name}, lengths) for name in names]
     said = [
         f"FLOPs of one sample on {spec.name}: a training step at each length of text with a picture, and the power of "
         "the length that this grows as; what the picture adds to the shortest text; reading the longest with its "
         "picture; one token more after it.",
         *(f"Left out: {name} ({reason})." for name, reason in refused.items()),
     ]
-    if rows:
-        align = ["left", *["right"] * (len(rows[0]) - 1)]
-        said.insert(0, tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True, colalign=align))
-    return "\n\n".join(said)
+    return "\n\n".join([table(found), *said] if found else said)
+
+
+def table(costs: Sequence[Cost]) -> str:
+    """One row for each method, as Markdown; the costs hold the same lengths of every method."""
+    from tabulate import tabulate
+
+    lengths = sorted({cost.text_tokens for cost in costs})
+    names = dict.fromkeys(cost.method for cost in costs)
+    rows = [_row(name, {(c.text_tokens, c.images): c for c in costs if c.method == name}, lengths) for name in names]
+    align = ["left", *["right"] * (len(rows[0]) - 1)]
+    return tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True, colalign=align)
 
 
 def _row(name: str, costs: Mapping[tuple[int, int], Cost], lengths: Sequence[int]) -> dict[str, str]:
