@@ -29,3 +29,12 @@ def check_depth(value: Any) -> None:
         if not level:
             return
     raise ValueError(TOO_DEEP)
+
+
+def refuse_constant(name: str) -> None:
+    """For `json.loads(parse_constant=...)`: NaN and the infinities are no JSON.
+
+    Raises:
+        ValueError: always.
+    """
+    raise ValueError(f"{name} is not a JSON number")

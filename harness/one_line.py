@@ -15,3 +15,8 @@ def one_line(error: BaseException) -> str:
     """An error's text in one line; of a long one the beginning, which names the file, and the end, with the fix."""
     text = printable(" ".join(str(error).splitlines()))
     return text if len(text) <= LONGEST else f"{text[: LONGEST - _END]} [...] {text[-_END:]}"
+
+
+def named(error: BaseException) -> str:
+    """An error's kind and text in one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())

@@ -223,7 +223,7 @@ def _explicit(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def build_methods(args: argparse.Namespace) -> tuple[tuple[str, methods.Method], ...]:
-    """The methods that `params` was asked for, by name, with the backbone's recipe and `--set` applied.
+    """The methods that `params` or `flops` was asked for, with the backbone's recipe and `--set` applied.
 
     Raises:
         UsageError, methods.UnknownName, harness.backbones.BackboneError: as `build`.

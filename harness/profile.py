@@ -22,6 +22,7 @@ from torch.autograd.profiler_util import FunctionEventAvg
 from torch.profiler import ProfilerActivity, schedule, supported_activities, tensorboard_trace_handler
 
 from harness.backbones.backbone import Backbone
+from harness.one_line import named
 from harness.plan import CellPlan, Plan
 from harness.prepare import TaskData
 from harness.settings import UsageError
@@ -66,7 +67,7 @@ def report(
     try:
         trains, folder, text = _take(model, attachment, cell, plan, data, accelerator=accelerator, label=label)
     except Exception as error:  # noqa: BLE001 - whatever it is, it must not cost a finished run its record
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        reason = named(error)
         print(f"{label}: no profile: {reason}", file=sys.stderr, flush=True)  # noqa: T201 - beside `workbench.say`
     else:
         what = "training steps" if trains else "batches of evaluation"

@@ -53,7 +53,7 @@ def collect(
     return {
         "argv": list(argv),
         **code,
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": {name: version(name) for name in PACKAGES},
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpu": _cpu(),
@@ -78,7 +78,7 @@ def code(sources: Mapping[str, Path]) -> dict[str, Any]:
     Raises:
         OSError: a source cannot be read.
     """
-    return {"git": _git(), "sources": {name: hash_files(_python_files(path)) for name, path in sources.items()}}
+    return {"git": git(), "sources": {name: hash_files(_python_files(path)) for name, path in sources.items()}}
 
 
 def hash_files(paths: Iterable[Path]) -> str:
@@ -107,14 +107,15 @@ def _iso(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat(timespec="milliseconds")
 
 
-def _version(package: str) -> str | None:
+def version(package: str) -> str | None:
+    """Of an installed package; None where it is not installed."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
 
 
-def _git() -> dict[str, Any] | None:
+def git() -> dict[str, Any] | None:
     """Commit of this source tree, and whether the code that runs differs from it; None outside of git."""
     here = Path(__file__).resolve()
     # An installed copy inside someone else's repository must not borrow that repository's commit.
@@ -141,14 +142,15 @@ def _cpu() -> dict[str, Any]:
 
     affinity = getattr(os, "sched_getaffinity", None)
     return {
-        "model": _cpu_model(),
+        "model": cpu_model(),
         "cores": len(affinity(0)) if affinity else os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "ram_bytes": _ram_bytes(),
+        "ram_bytes": ram_bytes(),
     }
 
 
-def _cpu_model() -> str:
+def cpu_model() -> str:
+    """As the processor calls itself."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -157,7 +159,8 @@ def _cpu_model() -> str:
     return next(names, "") or platform.processor() or platform.machine()
 
 
-def _ram_bytes() -> int | None:
+def ram_bytes() -> int | None:
+    """Main memory of the machine; None where the system does not tell."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):

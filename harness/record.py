@@ -343,7 +343,7 @@ def load(path: Path) -> Record:
         # From the text: strict checks let a JSON array, but not a Python list, become a tuple.
         record = Record.model_validate_json(text)
     except ValidationError as error:
-        raise RecordError(f"{path}: {_wrong(text) or _first_error(error)}") from None
+        raise RecordError(f"{path}: {_wrong(text) or first_error(error)}") from None
     if record.sha256 is None:  # older than the seal
         return record
     if text != _sealed(text[:-SEAL_LENGTH] + "\n}\n"):
@@ -354,7 +354,7 @@ def load(path: Path) -> Record:
 def _wrong(text: str) -> str | None:
     """What is wrong with a text as a whole, rather than with a field of it."""
     try:
-        data = json.loads(text, parse_constant=_refuse_constant)
+        data = json.loads(text, parse_constant=refuse_constant)
     except json.JSONDecodeError as error:
         return f"no valid JSON at line {error.lineno} column {error.colno}: {error.msg}"
     except (ValueError, RecursionError) as error:
@@ -371,11 +371,8 @@ def _sealed(text: str) -> str:
     return text.removesuffix("\n}\n") + f',\n  "sha256": "{digest}"\n}}\n'
 
 
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not a JSON number")
-
-
-def _first_error(error: ValidationError) -> str:
+def first_error(error: ValidationError) -> str:
+    """The first thing that is wrong with a file, by its field, and how many more there are."""
     first, *others = error.errors(include_url=False)
     place = ".".join(str(part) for part in first["loc"]) or "record"
     more = f" (and {len(others)} more)" if others else ""

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.one_line import named
 from harness.record import Cell, Distribution, Record, cell_key
 from harness.settings import UsageError
 from harness.store import folder_name
@@ -101,7 +102,7 @@ class Board:
             write(self._writer)
         except Exception as error:  # noqa: BLE001 - a full disk, say: it must not cost the run
             self._works = False
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            reason = named(error)
             said = f"{self._label}: nothing more for TensorBoard: {reason}"
             print(said, file=sys.stderr, flush=True)  # noqa: T201 - beside `workbench.say`
 

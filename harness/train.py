@@ -220,9 +220,9 @@ def train(
     count = result.parts or options.accumulate
     cut = Parts(count, uncut, model.device, result.cut_at, tell=lambda line: note(f"{label}: {line}"))
     step = _Stepping(model, task, examples, options, trained, optimizer, accelerator, ranks, cut, steps)
-    if after_step is not None:
-        for number, loss in enumerate(result.losses):
-            after_step(Step(number + 1, loss, step.rate(number)))
+    tell = after_step or (lambda _: None)
+    for number, loss in enumerate(result.losses):
+        tell(Step(number + 1, loss, step.rate(number)))
     batches = itertools.islice(order(lengths, options.batch_size, steps=steps, seed=seed), first, None)
 
     def make(indices: list[int]) -> tuple[Randomness | None, list[Any]]:
@@ -238,16 +238,12 @@ def train(
             watch.restart()
             loss = step.take(parts, indices, number=number)
             result.parts = step.cut.count
-            if not math.isfinite(loss):
-                raise DivergedError(
-                    f"the loss is {loss} at step {number + 1} of {steps}; lower train.lr{course.last_good()}"
-                )
+            _check_loss(loss, number + 1, steps, course.last_good)
             result.losses.append(loss)
             if number - first >= min(WARM_UP_STEPS, steps - first - 1):
                 result.step_ms.append(watch.ms())
             result.samples += len(indices)
-            if after_step is not None:
-                after_step(Step(number + 1, loss, step.rate(number)))
+            tell(Step(number + 1, loss, step.rate(number)))
         course.end(result)
     attachment.train(False)
     return result
@@ -259,6 +255,11 @@ def _optimizer(
     groups = parameter_groups(trained, options)
     made = torch.optim.AdamW(groups, lr=options.peak_lr, betas=(options.beta1, options.beta2))
     return accelerator.prepare(made)  # type: ignore[no-any-return]
+
+
+def _check_loss(loss: float, step: int, steps: int, last_good: Callable[[], str]) -> None:
+    if not math.isfinite(loss):
+        raise DivergedError(f"the loss is {loss} at step {step} of {steps}; lower train.lr{last_good()}")
 
 
 def _check_finite(trained: Mapping[str, nn.Parameter], step: int, last_good: str, *, ranks: Ranks, steps: int) -> None:

@@ -67,6 +67,8 @@ def check(spec: BackboneSpec, *, shapes: bool = False) -> None:
         raise BackboneError(
             "--text-tokens makes other texts of the data's own, so scores mean nothing: add --weights random"
         )
+    if spec.layers is not None and (spec.weights != "random" or (spec.name in _ENCODERS and spec.llm is None)):
+        raise BackboneError(f"{spec.name}: layers can be chosen for a decoder with random weights only")
     for flag, value in (
         ("--encoder", spec.encoder),
         ("--tokenizer", spec.tokenizer),

@@ -121,7 +121,7 @@ def json_file(path: Path, *, what: str) -> dict[str, Any]:
     """
     check_file(path, what=what)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse_constant)
         check_depth(content)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: no readable JSON ({error}); {CUT}") from error
@@ -146,10 +146,6 @@ def number(values: Mapping[str, Any], name: str, *, where: Path, default: Any = 
         kind = "a whole number of at least 1" if whole else "a number above 0 such as 1e-06"
         raise CheckpointError(f"{where}: {name} must be {kind}, got {value!r}")
     return value
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not a JSON number")
 
 
 def check_file(path: Path, *, what: str) -> None:

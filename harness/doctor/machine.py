@@ -68,7 +68,7 @@ def bf16(torch: ModuleType | None) -> Answer:
 
 def triton(torch: ModuleType | None) -> Answer:
     """Whether the fused kernels run, and why not."""
-    version = provenance._version("triton")
+    version = provenance.version("triton")
     if not version:
         return "missing", "Triton is not installed, the reference runs instead", install("gpu")
     if torch is None:
@@ -90,7 +90,7 @@ def triton(torch: ModuleType | None) -> Answer:
 
 def nvml() -> Answer:
     """Whether energy and memory of a GPU can be read."""
-    version = provenance._version("nvidia-ml-py")
+    version = provenance.version("nvidia-ml-py")
     if not version:
         return "missing", "nvidia-ml-py is not installed", install("gpu")
     import pynvml
@@ -166,7 +166,7 @@ def _weight(folder: Path) -> str:
 
 def ram() -> Answer:
     """Memory of this machine, or of its container."""
-    limits = [provenance._ram_bytes(), *(int(word) for word in _words(_CGROUP / "memory.max") if word.isdecimal())]
+    limits = [provenance.ram_bytes(), *(int(word) for word in _words(_CGROUP / "memory.max") if word.isdecimal())]
     known = [limit for limit in limits if limit is not None]
     if not known:
         return "limited", "unknown on this system", "mind that backbone smol takes 6 GB"
@@ -183,7 +183,7 @@ def cpu(torch: ModuleType | None) -> Answer:
         cores = min(cores, math.ceil(int(quota[0]) / int(quota[1])))
     asked = os.environ.get("OMP_NUM_THREADS")
     threads = torch.get_num_threads() if torch else None
-    said = f"{provenance._cpu_model()}, {cores} core{'s' * (cores != 1)}, threads of torch: {threads or 'unknown'}, "
+    said = f"{provenance.cpu_model()}, {cores} core{'s' * (cores != 1)}, threads of torch: {threads or 'unknown'}, "
     said += f"OMP_NUM_THREADS {asked or 'not set'}"
     if threads and threads > cores:
         return "limited", f"{said}: they wait for each other", f"export OMP_NUM_THREADS={cores}"

@@ -110,8 +110,8 @@ def python() -> Answer:
 
 def vltune() -> Answer:
     """Version, place and commit of this program."""
-    clone, git = _runs_from_clone(), provenance._git()
-    version = _project().get("version") if clone else provenance._version("vltune")
+    clone, git = _runs_from_clone(), provenance.git()
+    version = _project().get("version") if clone else provenance.version("vltune")
     if not version:
         return "limited", f"not installed, runs from {_CHECKOUT}", install()
     said = f"{version}, run from the clone {_CHECKOUT}" if clone else f"{version}, {_CHECKOUT}"
@@ -125,7 +125,7 @@ def vltune() -> Answer:
 
 def import_torch() -> tuple[ModuleType | None, str]:
     """Torch where it is installed and loads, else the reason."""
-    if not provenance._version("torch"):
+    if not provenance.version("torch"):
         return None, "not installed"
     try:
         with warnings.catch_warnings():
@@ -151,7 +151,7 @@ def torch_build(torch: ModuleType | None, failure: str) -> Answer:
 
 def package(name: str, extra: str = "") -> Answer:
     """One package: installed, and new enough for vltune."""
-    version = provenance._version(name)
+    version = provenance.version(name)
     if not version:
         return "missing", "not installed", install(extra)
     least = _asked_for(extra).get(name, "")
@@ -195,7 +195,7 @@ def java() -> Answer:
 
 def spice() -> Answer:
     """The language models of SPICE."""
-    if not provenance._version("pycocoevalcap"):
+    if not provenance.version("pycocoevalcap"):
         return "missing", "pycocoevalcap is not installed", install("captions")
     from tasks.io.caption_spice import _MODELS, _package_folder
 
@@ -209,7 +209,7 @@ def spice() -> Answer:
 def extra(extra: str, cache: Path | None) -> Answer:
     """The packages of one extra."""
     use, names = EXTRAS[extra], list(_asked_for(extra))
-    versions = {name: provenance._version(name) for name in names}
+    versions = {name: provenance.version(name) for name in names}
     said = ", ".join(f"{name} {version or 'not installed'}" for name, version in versions.items())
     if names and all(versions.values()):
         return "ok", f"{said} ({use})", ""

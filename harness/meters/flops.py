@@ -23,6 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from harness.backbones import decoding
 from harness.backbones.backbone import Backbone
+from harness.one_line import named
 from harness.plan import TrainOptions
 from harness.record import Meter, scalar, unavailable
 from harness.train import forward_backward, micro_batches, order, total_steps, trained_parameters, ways
@@ -147,7 +148,7 @@ def _reading(model: Backbone, mean: Callable[[], float]) -> Meter:
         with _random_streams_kept(model.device), _steps_launched():
             return scalar(round(mean()), "FLOPs")
     except Exception as error:  # noqa: BLE001 - whatever it is, it must not cost a finished run its record
-        said = " ".join(f"{type(error).__name__}: {error}".split())
+        said = named(error)
         return unavailable(f"FLOPs could not be counted: {said}")
 
 

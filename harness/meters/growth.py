@@ -24,6 +24,7 @@ from harness import backbones
 from harness.backbones import BackboneError, BackboneSpec
 from harness.backbones.decoder import DecoderModel
 from harness.meters.flops import count, formulas
+from harness.tables.columns import MISSING, significant
 from methods import Batch, Method
 
 SHALLOW = (2, 3)
@@ -114,7 +115,7 @@ def _row(name: str, costs: Mapping[tuple[int, int], Cost], lengths: Sequence[int
     return {
         "Method": name,
         **{f"{length:,} tokens TFLOP": _tera(value) for length, value in zip(lengths, pictured, strict=True)},
-        "Grows as": "–" if power is None else f"T^{power:.2f}",
+        "Grows as": MISSING if power is None else f"T^{power:.2f}",
         "Picture TFLOP": _tera(costs[short, 1].train - costs[short, 0].train),
         "Read TFLOP": _tera(costs[long, 1].prefill),
         "Token TFLOP": _tera(costs[long, 1].token),
@@ -122,7 +123,7 @@ def _row(name: str, costs: Mapping[tuple[int, int], Cost], lengths: Sequence[int
 
 
 def _tera(flops: int) -> str:
-    return "0" if not flops else f"{flops / TERA:.3g}"
+    return significant(flops / TERA)
 
 
 def _depth(spec: BackboneSpec) -> tuple[int, int]:

@@ -9,6 +9,7 @@ import torch
 
 from harness.backbones.backbone import Backbone
 from harness.meters.speed import Stopwatch
+from harness.one_line import named
 from harness.record import Meter, scalar, unavailable
 from tasks import Example, Task
 
@@ -30,7 +31,7 @@ def readings(model: Backbone, task: Task, examples: Sequence[Example]) -> dict[s
     try:
         return as_meters(double(_prediction(model, task, examples)))
     except Exception as error:  # noqa: BLE001 - whatever it is, it must not cost a finished run its record
-        said = " ".join(f"{type(error).__name__}: {error}".split())
+        said = named(error)
         return dict.fromkeys(METERS, unavailable(f"batches could not be tried: {said}"))
 
 

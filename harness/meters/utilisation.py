@@ -10,6 +10,7 @@ import torch
 
 from harness.backbones import Precision
 from harness.bench import ceiling
+from harness.one_line import named
 from harness.record import Meter, Scalar, scalar, unavailable
 
 _DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -38,7 +39,7 @@ def utilisation(
     try:
         best = _best_flops_per_s(device, _DTYPES[precision])
     except Exception as error:  # noqa: BLE001 - whatever it is, it must not cost a finished run its record
-        said = " ".join(f"{type(error).__name__}: {error}".split())
+        said = named(error)
         return unavailable(f"the device's rate could not be measured: {said}")
     return scalar(100 * rate / best, "%")
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from harness.report.colours import Look
 from harness.tables import columns
-from harness.tables.columns import Column, Kind, interval, legend, missing, one_line, visible
+from harness.tables.columns import Column, Kind, interval, legend, missing, on_one_line, visible
 from harness.tables.rows import Row, Table
 
 
@@ -58,10 +58,10 @@ def grid(table: Table, look: Callable[[Row], Look]) -> Grid:
         for index, row in enumerate(table.rows)
     ]
     gone = [
-        (one_line(names), one_line(methods), visible(reason))
+        (on_one_line(names), on_one_line(methods), visible(reason))
         for names, methods, reason in missing(table, efficiency=True)
     ]
-    return Grid(found, lines, gone, " ".join(map(one_line, legend(table))))
+    return Grid(found, lines, gone, " ".join(map(on_one_line, legend(table))))
 
 
 def _visible(column: Column) -> Column:

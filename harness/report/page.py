@@ -20,7 +20,7 @@ from harness.report.runs import run_page
 from harness.report.wording import listed, pairs
 from harness.statistics.example_scores import Scores
 from harness.store import Store
-from harness.tables.columns import interval, one_line, visible, warnings
+from harness.tables.columns import interval, on_one_line, visible, warnings
 from harness.tables.overall import Overall, overall
 from harness.tables.rows import Row, Table, tables
 
@@ -155,7 +155,7 @@ def _ranking(found: Overall, all_tables: Sequence[Table], source: _Source) -> Ra
         for method, mean in found.mean.items()
     ]
     heads = ["Method", "Mean rank", *map(visible, found.tasks)]
-    return Ranking(f"Overall · {visible(found.backbone)}", heads, rows, [one_line(note) for note in found.notes()])
+    return Ranking(f"Overall · {visible(found.backbone)}", heads, rows, [on_one_line(note) for note in found.notes()])
 
 
 def _section(index: int, found: Sequence[Table], source: _Source) -> Section:

@@ -342,11 +342,11 @@ def interval(bounds: tuple[float, float] | None) -> str:
 
 def visible(text: Any) -> str:
     """One line of text, cut where it is long."""
-    short = one_line(text)
+    short = on_one_line(text)
     return f"{short[:LONGEST_TEXT]}…" if len(short) > LONGEST_TEXT else short
 
 
-def one_line(text: Any) -> str:
+def on_one_line(text: Any) -> str:
     """Text without control, format and separator characters, which become spaces."""
     plain = str(text)
     if not (plain.isascii() and plain.isprintable()):

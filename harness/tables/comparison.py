@@ -12,7 +12,7 @@ from harness.statistics.example_scores import Scores
 from harness.statistics.paired import Comparison, Incomparable, Samples, compare
 from harness.statistics.significance import ALPHA
 from harness.store import StoreError
-from harness.tables.columns import one_line, points, visible
+from harness.tables.columns import on_one_line, points, visible
 from harness.tables.rows import Table, flatten, score_of, show, tables
 
 _SHOWN = 5
@@ -55,7 +55,7 @@ def report(a: str, b: str, records: Sequence[Record], scores: Scores) -> str:
                 sections.append(_section(table.title, one, other, scores))
         except (UsageError, Incomparable, StoreError) as error:
             refused.append(error)
-            sections.append(f"{_heading(table.title, a, b)}\n\nNot compared: {one_line(error)}.")
+            sections.append(f"{_heading(table.title, a, b)}\n\nNot compared: {on_one_line(error)}.")
     if not sections:
         raise UsageError(f"{a} and {b} have no comparable runs (same task, backbone, data and options) here")
     if len(refused) == len(sections):

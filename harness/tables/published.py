@@ -25,7 +25,7 @@ from pydantic import (
 )
 from pydantic.dataclasses import dataclass
 
-from harness.record import _first_error, _refuse_constant
+from harness.record import first_error
 from harness.tables.columns import LONGEST_TEXT
 
 SCHEMA: Final = 1
@@ -138,7 +138,7 @@ def read(folder: Path) -> list[PublishedTable]:
 def _load(path: Path) -> PublishedTable:
     try:
         text = path.read_text(encoding="utf-8")
-        data = json.loads(text, parse_float=Decimal, parse_constant=_refuse_constant, object_pairs_hook=_refuse_doubled)
+        data = json.loads(text, parse_float=Decimal, parse_constant=refuse_constant, object_pairs_hook=_refuse_doubled)
     except json.JSONDecodeError as error:
         place = f"line {error.lineno} column {error.colno}"
         raise PublishedError(f"{path}: no valid JSON at {place}: {error.msg}; correct it there") from None
@@ -155,7 +155,7 @@ def _load(path: Path) -> PublishedTable:
     try:
         return _TABLE.validate_python(data)
     except ValidationError as error:
-        raise PublishedError(f"{path}: {_first_error(error)}; {_FIX}") from None
+        raise PublishedError(f"{path}: {first_error(error)}; {_FIX}") from None
 
 
 def _refuse_doubled(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:

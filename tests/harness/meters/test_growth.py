@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from functools import partial
+from typing import cast
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ import torch
 import methods
 from harness import backbones, cli
 from harness.backbones import BackboneError, BackboneSpec
+from harness.backbones.decoder import DecoderModel
 from harness.meters import growth
 from harness.meters.flops import count
 
@@ -40,7 +43,7 @@ def test_the_whole_backbone_takes_what_three_shallow_ones_tell(
 ) -> None:
     """Every product is computed here, in all four layers of both towers."""
     spec = dataclasses.replace(MINI, weights="random", text_tokens=45)
-    model = backbones.load(spec, precision="bf16")
+    model = cast("DecoderModel", backbones.load(spec, precision="bf16"))
     attachment = dict(CHOSEN)[name].attach(model, seed=0)
     pixels = [torch.zeros(3, model.image_size, model.image_size) if images else None]
     batch = model.encode(["A"], answers=[" B"], images=pixels)
@@ -52,14 +55,19 @@ def test_the_whole_backbone_takes_what_three_shallow_ones_tell(
             loss.backward()  # type: ignore[no-untyped-call]
 
     assert found[name, 45, images].train == count(step)
+    with torch.autocast("cpu", torch.bfloat16):
+        asked = model.encode(["A"], answers=None, images=pixels)
+        read = model.prefill(asked)
+        assert found[name, 45, images].prefill == count(partial(model.prefill, asked))
+        assert found[name, 45, images].token == count(partial(model.step, read, torch.zeros(1, dtype=torch.long)))
     attachment.detach()
 
 
 def test_each_row_is_as_long_as_asked(found: dict[tuple[str, int, int], growth.Cost]) -> None:
     """A language model of width D, I within its FFN, takes 2 (4 D^2 + 3 D I) FLOPs a token and layer in products of
     weights, 4 D a pair of tokens in attention, and what its head takes for the one next token."""
-    shape = backbones.load(dataclasses.replace(MINI, weights="random"), device="meta")
-    config = shape.llm.config  # type: ignore[attr-defined]
+    model = cast("DecoderModel", backbones.load(dataclasses.replace(MINI, weights="random"), device="meta"))
+    config = model.llm.config
     width, inner, layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers
     kv = config.num_key_value_heads / config.num_attention_heads
     for tokens in (20, 45):
