@@ -216,9 +216,7 @@ def train(
     course = Course(Loop(trained, optimizer, accelerator), keeper, Stopwatch(model.device), finite)
     result = TrainResult.so_far(course.kept, lengths)
     first = len(result.losses)
-    uncut = SPLIT if is_split(model) else None if task.divisible else CONTRASTIVE
-    count = result.parts or options.accumulate
-    cut = Parts(count, uncut, model.device, result.cut_at, tell=lambda line: note(f"{label}: {line}"))
+    cut = _cut(model, task, options, result, label)
     step = _Stepping(model, task, examples, options, trained, optimizer, accelerator, ranks, cut, steps)
     tell = after_step or (lambda _: None)
     for number, loss in enumerate(result.losses):
@@ -228,8 +226,7 @@ def train(
     def make(indices: list[int]) -> tuple[Randomness | None, list[Any]]:
         return course.draws(), step.parts(indices)
 
-    # On a CPU torch's operators in a second thread take the cores from the step: on two cores it took twice as long.
-    loaded = ahead(make, batches) if model.device.type == "cuda" else ((chosen, make(chosen)) for chosen in batches)
+    loaded = _loaded(make, batches, model.device)
     with course.stepping(), model.shared(ranks):
         for number, (indices, (before, parts)) in enumerate(
             progress(loaded, total=steps, first=first, label=label, units="steps"), start=first
@@ -255,6 +252,18 @@ def _optimizer(
     groups = parameter_groups(trained, options)
     made = torch.optim.AdamW(groups, lr=options.peak_lr, betas=(options.beta1, options.beta2))
     return accelerator.prepare(made)  # type: ignore[no-any-return]
+
+
+def _cut(model: Backbone, task: Task, options: TrainOptions, result: TrainResult, label: str) -> Parts:
+    """Into how many parts a batch is cut, and whether memory that runs out may cut it further."""
+    uncut = SPLIT if is_split(model) else None if task.divisible else CONTRASTIVE
+    count = result.parts or options.accumulate
+    return Parts(count, uncut, model.device, result.cut_at, tell=lambda line: note(f"{label}: {line}"))
+
+
+def _loaded(make: Callable[[T], R], batches: Iterable[T], device: torch.device) -> Iterable[tuple[T, R]]:
+    # On a CPU torch's operators in a second thread take the cores from the step: on two cores it took twice as long.
+    return ahead(make, batches) if device.type == "cuda" else ((chosen, make(chosen)) for chosen in batches)
 
 
 def _check_loss(loss: float, step: int, steps: int, last_good: Callable[[], str]) -> None:
