@@ -2,96 +2,25 @@
 
 from __future__ import annotations
 
-import dataclasses
-import importlib.util
 import itertools
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from harness import cli, run, space, tune
-from harness.plan import CellPlan, TrainOptions
-from harness.record import Record, cell_key
+from harness import cli, run, tune
+from harness.record import cell_key
 from harness.resume.claims import Claim, Claims
-from harness.store import Store
 from harness.tables.leaderboard import frame
-from harness.train import DivergedError
-from methods.blind import Blind
-from methods.memvp import MemVP
-from tasks import Example, ExampleScore, Metric, Prediction
-from tasks.mini import scienceqa as mini_scienceqa
+from tasks import Example, Metric, Prediction
 from tasks.scienceqa import ScienceQA
+from tests.harness.tune.tuned import RUN_OFF_WON, Captured, Run, forbid_search, records, report, set_scores, trials
 
 pytest.importorskip("optuna")
-Run = Callable[..., int]
-Captured = pytest.CaptureFixture[str]
-
-
-@pytest.fixture(scope="module")
-def problems(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("tuned") / "scienceqa"
-    mini_scienceqa.write(root, train=16, val=10, test=12)
-    return root
-
-
-@pytest.fixture
-def vltune(tiny_folders: tuple[Path, Path], problems: Path, tmp_path: Path) -> Run:
-    """`vltune run --tune 3` on the tiny backbone, with trials of 2 of 4 steps."""
-
-    def call(
-        *extra: str, methods: str = "memvp", results: str = "results", data: Path = problems, trials: int | None = 3
-    ) -> int:
-        llm, vision = map(str, tiny_folders)
-        where = ["--llm", llm, "--vision", vision, "--data-root", str(data), "--results", str(tmp_path / results)]
-        sizes = ["--set", "memvp.slots=16"] if "memvp" in methods else []
-        sizes += ["--set", "ademvl.scales=16,4"] if "ademvl" in methods or "blind" in methods else []
-        tuned = [] if trials is None else ["--tune", str(trials), "--tune-share", "0.5"]
-        options = ["--steps", "4", "--batch-size", "4", "--set", "train.warmup=0", "--device", "cpu", *sizes, *tuned]
-        return cli.main(["run", "--methods", methods, "--task", "scienceqa", *where, *options, *extra])
-
-    return call
-
-
-def records(tmp_path: Path, results: str = "results") -> list[Record]:
-    return Store(tmp_path / results).read()
-
-
-def report(record: Record) -> dict[str, Any]:
-    return record.provenance["tuning"]  # type: ignore[no-any-return]
-
-
-def trials(record: Record) -> list[dict[str, Any]]:
-    """What does not depend on the clock."""
-    return [{name: value for name, value in row.items() if name != "seconds"} for row in report(record)["trials"]]
-
-
-def set_scores(monkeypatch: pytest.MonkeyPatch, values: Sequence[float | None]) -> None:
-    """The validation scores of a whole tuning, in their order."""
-    left = iter(values)
-
-    def checked(*_: object) -> Metric:
-        if (value := next(left)) is None:
-            raise DivergedError("the loss is nan at step 1 of 2; lower train.lr")
-        return Metric(value, "%", "max", 10)
-
-    monkeypatch.setattr(tune, "_checked", checked)
-    monkeypatch.setattr(tune, "_p_value", lambda *_: None)  # there are no answers to test
-
-
-RUN_OFF_WON = [60.0, 61.0]
-"""Scores of the run's own values and of those that were found."""
-
-
-def forbid_search(monkeypatch: pytest.MonkeyPatch) -> None:
-    def search(*_: object, **__: object) -> None:
-        raise AssertionError("something was tuned")
-
-    monkeypatch.setattr(tune, "search", search)
 
 
 def test_every_trained_method_gets_as_many_trials_and_runs_with_the_best(
@@ -273,62 +202,6 @@ def test_a_trial_below_the_median_at_half_time_is_pruned(
     assert (report(record)["best"], report(record)["score"]) == (3, 70.0)
 
 
-@pytest.mark.parametrize(
-    ("scores", "best"), [([70.0, 65.0], 0), ([70.0, 70.0], 0), ([70.0, 75.0], 1), ([None, 50.0], 1), ([70.0, None], 0)]
-)
-def test_the_best_trial_has_to_win_a_longer_run_off(
-    scores: list[float | None],
-    best: int,
-    vltune: Run,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: Captured,
-) -> None:
-    set_scores(monkeypatch, [50.0, 50.0, 60.0, 60.0, *scores])
-    assert vltune(trials=2) == 0
-    [record] = records(tmp_path)
-    told = report(record)
-    assert (told["best"], told["values"]) == (best, told["trials"][best]["values"])
-    assert told["run_off"]["won"] is (best == 1)
-    assert [told["run_off"][name]["score"] for name in ("own", "found")] == scores
-    assert record.cell.options["train"]["lr"] == told["values"]["train.lr"]
-    own, found = ("failed" if score is None else f"complete {score:.2f} %" for score in scores)
-    kept = "trial 2 is taken" if best else "the run's own values stay"
-    assert f"run-off: own values {own}, trial 2 {found}: {kept}\n" in capsys.readouterr().out
-
-
-def test_values_that_fail_twice_are_not_chosen(vltune: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    set_scores(monkeypatch, [None, 60.0, 60.0, None, None])
-    assert vltune(trials=2) == 1
-    [record] = records(tmp_path)
-    assert (record.status, report(record)["best"]) == ("failed", None)
-    assert str(record.reason).startswith("tuning chose nothing: both trainings of the run-off failed; the first: ")
-
-
-def test_trials_as_long_as_the_run_have_no_run_off(
-    vltune: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
-) -> None:
-    set_scores(monkeypatch, [50.0, 50.0, 60.0, 60.0])
-    assert vltune("--tune-share", "1", trials=2) == 0
-    [record] = records(tmp_path)
-    assert (report(record)["best"], report(record)["run_off"]) == (1, None)
-    assert "nothing longer for a run-off: trial 2 is taken" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(("won", "lost", "p_value"), [(9, 1, 0.021484375), (5, 3, 0.7265625), (0, 0, 1.0)])
-def test_the_run_off_is_tested_on_the_same_examples(won: int, lost: int, p_value: float) -> None:
-    examples = [Example(str(number), None) for number in range(20)]
-
-    def parts(right: set[int]) -> dict[str, ExampleScore]:
-        return {example.id: ExampleScore(example.id, 100.0 * (int(example.id) in right)) for example in examples}
-
-    scores = {"own": parts(set(range(lost))), "found": parts(set(range(lost, lost + won)))}
-    task = SimpleNamespace(example_scores=lambda answers, _: scores[answers[0].id])
-    job: Any = SimpleNamespace(cell=SimpleNamespace(task=task), data=SimpleNamespace(evaluation=examples))
-    found = tune._p_value(job, [Prediction("own", "")], [Prediction("found", "")])
-    assert found == pytest.approx(p_value)
-
-
 def test_a_diverged_trial_is_one_failed_trial(vltune: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     set_scores(monkeypatch, [50.0, 50.0, None, 40.0, 50.0])
     assert vltune() == 0
@@ -383,39 +256,6 @@ def test_a_tuned_run_is_reproduced_without_tuning(
     assert "Every score and every prediction is the same." in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    ("extra", "said"),
-    [
-        (["--tune", "0"], "--tune: must be a whole number of at least 1, got '0'"),
-        (["--tune", "-3"], "--tune: must be a whole number of at least 1, got '-3'"),
-        (["--tune", "2.5"], "--tune: must be a whole number of at least 1, got '2.5'"),
-        (["--tune-seconds", "9"], "--tune-seconds: goes with --tune N; add it or drop this"),
-        (["--tune-share", "0.1"], "--tune-share: goes with --tune N; add it or drop this"),
-        (["--tune", "2", "--tune-share", "0"], "--tune-share: must be above 0 and at most 1, got '0'"),
-        (["--tune", "2", "--tune-seconds", "0"], "--tune-seconds: must be a whole number of at least 1, got '0'"),
-        (["--tune", "2", "--set", "scienceqa.split=val"], "scienceqa.split=val would score the chosen on it too"),
-        (["--tune", "2", "--methods", "full", "--set", "train.lr=1"], "--set leaves nothing of full to search"),
-    ],
-)
-def test_what_makes_no_sense_is_one_line_before_any_work(
-    extra: list[str], said: str, tmp_path: Path, capsys: Captured
-) -> None:
-    where = ["--results", str(tmp_path / "results"), "--device", "cpu"]
-    assert cli.main(["run", "--methods", "memvp", "--task", "scienceqa", *where, *extra]) == 2
-    [line] = capsys.readouterr().err.strip().splitlines()
-    assert said in line
-    assert not records(tmp_path)
-
-
-def test_without_optuna_the_fix_is_named(
-    vltune: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
-) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert vltune() == 2
-    assert "--tune needs Optuna, which is not installed: pip install 'vltune[tune]'" in capsys.readouterr().err
-    assert not records(tmp_path)
-
-
 def test_data_without_a_validation_split_are_refused_before_training(
     vltune: Run, tmp_path: Path, problems: Path, capsys: Captured
 ) -> None:
@@ -428,45 +268,3 @@ def test_data_without_a_validation_split_are_refused_before_training(
     assert "val" in line
     assert not records(tmp_path)
     assert vltune(data=lacking, trials=None) == 0
-
-
-def cell(method: Any, **changes: Any) -> CellPlan:
-    plain = CellPlan(
-        method_name="blind" if isinstance(method, Blind) else "memvp",
-        method=method,
-        task_name="scienceqa",
-        task=ScienceQA(),
-        seed=0,
-        train=TrainOptions(steps=10, lr=0.5),
-        explicit={},
-    )
-    return dataclasses.replace(plain, **changes)
-
-
-def test_what_the_command_line_sets_is_not_searched() -> None:
-    assert list(space.ranges(cell(MemVP()))) == ["memvp.scale", "memvp.image_scale", "train.lr"]
-    fixed = {"memvp.scale": 0.1, "train.lr": 0.5, "train.steps": 10}
-    assert list(space.ranges(cell(MemVP(), explicit=fixed))) == ["memvp.image_scale"]
-    assert list(space.ranges(cell(Blind(of="memvp"), explicit=fixed))) == ["memvp.image_scale"]
-    assert space.ranges(cell(MemVP(), train=TrainOptions(steps=0, lr=0.5))) == {}
-
-
-def test_ranges_hold_the_cells_own_values() -> None:
-    found = space.ranges(cell(MemVP(scale=3.0, image_scale=0.0)))
-    assert (found["memvp.scale"].low, found["memvp.scale"].high) == (1e-3, 3.0)
-    assert "memvp.image_scale" not in found, "a log scale has no 0"
-    assert (found["train.lr"].low, found["train.lr"].high) == (0.05, 5.0)
-    assert space.own_values(cell(MemVP(scale=3.0))) == {
-        "memvp.scale": 3.0,
-        "memvp.image_scale": 0.01,
-        "train.lr": 0.5,
-    }
-
-
-def test_values_reach_the_method_and_the_learning_rate() -> None:
-    values = {"memvp.scale": 0.7, "train.lr": 0.2}
-    assert space.with_values(cell(MemVP(slots=9)), values).method == MemVP(slots=9, scale=0.7)
-    blind = space.with_values(cell(Blind(of="memvp", fields=(("scale", 1.0), ("slots", 9)))), values)
-    assert isinstance(blind.method, Blind)
-    assert blind.method.inner() == MemVP(slots=9, scale=0.7)
-    assert blind.train == TrainOptions(steps=10, lr=0.2)
