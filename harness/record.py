@@ -31,6 +31,8 @@ from pydantic import (
     model_validator,
 )
 
+from harness.nesting import refuse_constant
+
 SCHEMA: Final = 1
 
 METERS: dict[str, str] = {

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from harness.checkpoints import CheckpointError
-from harness.nesting import TOO_DEEP, check_depth
+from harness.nesting import TOO_DEEP, check_depth, refuse_constant
 
 LARGEST = 10**15
 """No size or constant of a model's configuration is larger."""

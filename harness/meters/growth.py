@@ -141,7 +141,7 @@ def _load(spec: BackboneSpec, *, device: str = "cpu") -> DecoderModel:
 def _at_depth(
     methods: Sequence[tuple[str, Method]], spec: BackboneSpec, lengths: Sequence[int], depth: tuple[int, int]
 ) -> tuple[list[Cost], dict[str, str]]:
-    with _ShapesOnly():
+    with _ShapesOnly():  # type: ignore[no-untyped-call]
         model = _load(dataclasses.replace(spec, layers=depth))
     found: list[Cost] = []
     refused: dict[str, str] = {}
@@ -169,7 +169,7 @@ def _counted(model: DecoderModel, images: int) -> dict[str, int]:
     pictures = [torch.zeros(3, model.image_size, model.image_size) if images else None]
     trained = model.encode(["A"], answers=[" B"], images=pictures)
     asked = model.encode(["A"], answers=None, images=pictures)
-    with _ShapesOnly(), torch.autocast("cpu", torch.bfloat16):
+    with _ShapesOnly(), torch.autocast("cpu", torch.bfloat16):  # type: ignore[no-untyped-call]
         read = model.prefill(asked)
         runs: list[Callable[[], object]] = [
             partial(_train, model, trained),
@@ -182,7 +182,7 @@ def _counted(model: DecoderModel, images: int) -> dict[str, int]:
 def _train(model: DecoderModel, batch: Batch) -> None:
     loss = model.loss(batch)
     if loss.requires_grad:
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
 
 
 def _extended(base: Cost, language: Cost, vision: Cost, *, more: tuple[int, int]) -> Cost:
@@ -192,7 +192,7 @@ def _extended(base: Cost, language: Cost, vision: Cost, *, more: tuple[int, int]
         start, *deeper = (cast("int", getattr(cost, kind)) for cost in (base, language, vision))
         return start + sum(layers * (other - start) for layers, other in zip(more, deeper, strict=True))
 
-    return dataclasses.replace(base, **{kind: total(kind) for kind in KINDS})
+    return Cost(base.method, base.text_tokens, base.images, *map(total, KINDS))
 
 
 class _ShapesOnly(TorchDispatchMode):

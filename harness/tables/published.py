@@ -25,6 +25,7 @@ from pydantic import (
 )
 from pydantic.dataclasses import dataclass
 
+from harness.nesting import refuse_constant
 from harness.record import first_error
 from harness.tables.columns import LONGEST_TEXT
 
