@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import copy
+import json
+from collections.abc import Sequence
 from typing import Any
 
 from harness.record import METERS, Cell, MetricValue, Record, distribution, scalar, unavailable
+from harness.tables.leaderboard import render
 
 OPTIONS: dict[str, Any] = {
     "method": {"slots": 80},
@@ -68,3 +71,8 @@ def make(
         meters=read | (meters or {}) if done else {},
         provenance=provenance or {},
     )
+
+
+def json_rows(records: Sequence[Record]) -> list[dict[str, Any]]:
+    """What `leaderboard --format json` holds of each method in each table."""
+    return [row for row in json.loads(render(records, format="json")) if row["status"] != "overall"]

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from harness.collection import paused
 from harness.record import METERS, Record
@@ -38,9 +38,6 @@ from harness.tables.markup import escape, latex, latex_symbols
 from harness.tables.overall import Overall, overall
 from harness.tables.rows import Row, Table, flatten, show, tables
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 Format = Literal["md", "latex", "csv", "json"]
 
 
@@ -58,18 +55,6 @@ class View:
     task: str | None = None
     columns: tuple[str, ...] = ()
     sort: str | None = None
-
-
-def frame(records: Iterable[Record]) -> pd.DataFrame:
-    """One row per method within a table, seeds aggregated: scores are means, meters medians over seeds.
-
-    A score `x` has `x_low`, `x_high` (95 % interval) and `x_n`; nulls, and values that only some seeds have, are
-    explained in the column `reasons`.
-    A method without an `ok` run has a row too, with its status and reason.
-    """
-    import pandas as pd
-
-    return pd.DataFrame(_flat_rows(tables(records)))
 
 
 def render(

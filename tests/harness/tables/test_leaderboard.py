@@ -10,9 +10,9 @@ import random
 import pytest
 
 from harness.record import MetricValue
-from harness.tables.leaderboard import UnknownColumn, View, frame, markdown, render
+from harness.tables.leaderboard import UnknownColumn, View, markdown, render
 from tests.markdown_tables import column, parsed
-from tests.records import make
+from tests.records import json_rows, make
 
 # What is shown
 
@@ -46,7 +46,7 @@ def test_other_tasks_show_their_first_score_as_primary() -> None:
 def test_nothing_to_show_is_said() -> None:
     assert markdown([]) == render([make()], format="md", view=View("retrieval")) == "No runs to compare.\n"
     assert json.loads(render([], format="json")) == []
-    assert len(frame([])) == 0
+    assert json_rows([]) == []
 
 
 def test_columns_are_chosen_and_rows_sorted() -> None:
@@ -142,11 +142,11 @@ def test_csv_and_json_hold_the_same_rows() -> None:
     assert "c" not in render(records, format="csv", view=View("none")).split(",")
 
 
-def test_frame_has_one_row_per_method() -> None:
-    table = frame([make("a", 60.0), make("a", 62.0, seed=1), make("frozen", 20.0)])
-    assert list(table["method"]) == ["a", "frozen"]
-    assert list(table["baseline"]) == [False, True]
-    assert list(table["trainable_params"]) == [4_530_432, 4_530_432]
+def test_json_has_one_row_per_method() -> None:
+    table = json_rows([make("a", 60.0), make("a", 62.0, seed=1), make("frozen", 20.0)])
+    assert [row["method"] for row in table] == ["a", "frozen"]
+    assert [row["baseline"] for row in table] == [False, True]
+    assert [row["trainable_params"] for row in table] == [4_530_432, 4_530_432]
 
 
 def test_an_unknown_format_is_refused() -> None:

@@ -15,10 +15,10 @@ import pytest
 from harness import cli, run, tune
 from harness.record import cell_key
 from harness.resume.claims import Claim, Claims
-from harness.tables.leaderboard import frame
 from tasks import Example, Metric, Prediction
 from tasks.scienceqa import ScienceQA
 from tests.harness.tune.tuned import RUN_OFF_WON, Captured, Run, forbid_search, records, report, set_scores, trials
+from tests.records import json_rows
 
 pytest.importorskip("optuna")
 
@@ -127,7 +127,7 @@ def test_seeds_share_what_is_chosen_once_and_finished_runs_are_kept(
     assert (zero, one.cell.seed) == (first, 1)
     assert one.cell.options == zero.cell.options
     assert report(one) == report(zero)
-    [row] = frame([zero, one]).to_dict("records")
+    [row] = json_rows([zero, one])
     assert (row["method"], row["settings"], row["seeds"]) == ("memvp (tuned, 3 trials)", "tuned, 3 trials", [0, 1])
     assert vltune("--fresh") == 1
     assert "something was tuned" in str(records(tmp_path)[-1].reason)
@@ -178,13 +178,13 @@ def test_tuned_and_other_runs_never_share_a_row(vltune: Run, tmp_path: Path, mon
     assert tuned.cell.options["tuning"]["of"] == cell_key(plain.cell)
     assert set(plain.cell.options) == {"method", "task", "train", "run", "data"}
     assert "tuning" not in plain.provenance
-    rows = {row["settings"]: row["method"] for row in frame([tuned, plain, by_hand]).to_dict("records")}
+    rows = {row["settings"]: row["method"] for row in json_rows([tuned, plain, by_hand])}
     # `memvp.slots` is given by hand in all of them.
     assert rows["tuned, 3 trials"] == "memvp (tuned, 3 trials)"
     assert set(rows) == {"tuned, 3 trials", "set by hand"}
-    assert [row["method"] for row in frame([plain]).to_dict("records")] == ["memvp"]
+    assert [row["method"] for row in json_rows([plain])] == ["memvp"]
     other = plain.model_copy(update={"cell": plain.cell.model_copy(update={"explicit": {"train.steps": 4}})})
-    assert [row["settings"] for row in frame([other]).to_dict("records")] == ["defaults"]
+    assert [row["settings"] for row in json_rows([other])] == ["defaults"]
 
 
 def test_a_trial_below_the_median_at_half_time_is_pruned(
