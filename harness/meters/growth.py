@@ -183,6 +183,8 @@ def _train(model: DecoderModel, batch: Batch) -> None:
     loss = model.loss(batch)
     if loss.requires_grad:
         loss.backward()
+    for parameter in model.parameters():  # gigabytes, where all of the backbone is trained
+        parameter.grad = None
 
 
 def _extended(base: Cost, language: Cost, vision: Cost, *, more: tuple[int, int]) -> Cost:
