@@ -25,7 +25,7 @@ FILES = ("beit3_base.pth", "beit3.spm")
 """Of the reader's own, which a plan looks for."""
 ANY_CELL = ["--methods", "ademvl", "--task", "scienceqa"]
 """What the three dots of a command leave out."""
-NAMES = ("run", "reproduce")
+NAMES = ("run", "reproduce", "flops")
 """Commands that prose names without what they need."""
 ROOT = Path(__file__).parents[1]
 

@@ -119,7 +119,5 @@ def test_what_cannot_be_counted_is_refused(spec: BackboneSpec, lengths: list[int
 
 @pytest.mark.parametrize("text", ["", ",", "0", "16,-1", "a"])
 def test_a_length_that_is_none_is_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        cli.main(["flops", "--methods", "frozen", "--text-tokens", text])
-    assert ended.value.code == 2
+    assert cli.main(["flops", "--methods", "frozen", "--text-tokens", text]) == 2
     assert "--text-tokens" in capsys.readouterr().err
