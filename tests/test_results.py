@@ -7,6 +7,7 @@ from harness.record import Record
 from harness.statistics.example_scores import reader
 from harness.store import Store
 from harness.tables.leaderboard import View, markdown, render
+from tests import cost_page
 from tests.markdown_tables import parsed
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -89,6 +90,13 @@ def test_the_scores_in_the_study_are_those_of_the_leaderboard() -> None:
     assert f"CIDEr is {best:.2f} at best" in text
     assert f"from {frozen} (`frozen`) to {ademvl}" in text
     assert f"`blind` has {blind}." in text
+
+
+def test_the_cost_page_tells_what_was_counted() -> None:
+    page = (RESULTS.parent / "docs" / "cost.md").read_text(encoding="utf-8")
+    assert page.partition("<!-- costs: llama-7b -->\n")[2].partition("\n<!-- end -->")[0] == cost_page.growth_table()
+    assert f"\n{cost_page.papers()}\n\n" in page
+    assert f"\n{cost_page.reproduction()}\n\n" in page
 
 
 STUDIED = {

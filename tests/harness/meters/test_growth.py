@@ -117,6 +117,12 @@ def test_what_cannot_be_counted_is_refused(spec: BackboneSpec, lengths: list[int
         growth.costs(CHOSEN[:1], spec, lengths)
 
 
+@pytest.mark.parametrize("spec", [MINI, BackboneSpec("beit3-base", weights="random")])
+def test_only_a_decoder_with_random_weights_has_as_many_layers_as_asked(spec: BackboneSpec) -> None:
+    with pytest.raises(BackboneError, match="layers can be chosen for a decoder with random weights only"):
+        backbones.load(dataclasses.replace(spec, layers=(2, 3)))
+
+
 @pytest.mark.parametrize("text", ["", ",", "0", "16,-1", "a"])
 def test_a_length_that_is_none_is_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["flops", "--methods", "frozen", "--text-tokens", text]) == 2
