@@ -7,8 +7,6 @@ from harness.record import Record
 from harness.statistics.example_scores import reader
 from harness.store import Store
 from harness.tables.leaderboard import View, markdown, render
-from tests import cost_page
-from tests.markdown_tables import parsed
 
 RESULTS = Path(__file__).parents[1] / "results"
 
@@ -74,50 +72,6 @@ def test_the_leaderboard_in_the_readme_is_generated_from_the_records() -> None:
     readme = (RESULTS.parent / "README.md").read_text(encoding="utf-8")
     _, _, behind = readme.partition("<!-- table: scienceqa · mini -->\n")
     assert behind.partition("\n<!-- end -->")[0] == front_table()
-
-
-def test_the_scores_in_the_study_are_those_of_the_leaderboard() -> None:
-    study = (RESULTS.parent / "docs" / "study.md").read_text(encoding="utf-8").partition("## Cost")[0]
-    found, [told] = _leaderboard(), parsed(study)
-    assert len(told) == len(found["scienceqa · mini"])
-    for row in told:
-        method = row[""].split("`")[1]
-        for title, (table, column) in STUDIED.items():
-            assert row[title] == found[table][method][column], (method, title)
-    text = " ".join(study.split())
-    best = max(float(row["CIDEr points"]) for row in found["coco_caption (flickr8k) · smol"].values())
-    frozen, ademvl, blind = (found["scienceqa · smol"][method]["IMG"] for method in ("frozen", "ademvl", "blind"))
-    assert f"CIDEr is {best:.2f} at best" in text
-    assert f"from {frozen} (`frozen`) to {ademvl}" in text
-    assert f"`blind` has {blind}." in text
-
-
-def test_the_cost_page_tells_what_was_counted() -> None:
-    page = (RESULTS.parent / "docs" / "cost.md").read_text(encoding="utf-8")
-    assert page.partition("<!-- costs: llama-7b -->\n")[2].partition("\n<!-- end -->")[0] == cost_page.growth_table()
-    assert f"\n{cost_page.papers()}\n\n" in page
-    assert f"\n{cost_page.reproduction()}\n\n" in page
-
-
-STUDIED = {
-    "`scienceqa`, accuracy": ("scienceqa · mini", "Acc. %"),
-    "its questions with a picture": ("scienceqa · mini", "IMG"),
-    "`coco_caption`, CIDEr": ("coco_caption · mini", "CIDEr points"),
-    "`retrieval`, mean recall": ("retrieval · mini", "Mean recall %"),
-}
-"""Columns of the study's table: of which table of the leaderboard, and which of its columns."""
-
-
-def _leaderboard() -> dict[str, dict[str, dict[str, str]]]:
-    """The rows of the committed leaderboard by table and method, without marks and intervals."""
-    sections = (RESULTS / "LEADERBOARD.md").read_text(encoding="utf-8").split("## ")[1:]
-    return {
-        section.partition("\n")[0]: {
-            row["Method"]: {title: cell.partition(" ")[0].strip("*") for title, cell in row.items()}
-            for row in parsed(section)[0]
-        }
-        for section in sections
-    }
 
 
 def test_what_tuning_came_to_is_told_as_the_records_have_it() -> None:

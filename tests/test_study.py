@@ -1,0 +1,144 @@
+"""What docs/study.md and docs/cost.md say is in the committed records."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from harness.record import Record
+from harness.statistics.example_scores import reader
+from harness.statistics.paired import Comparison, Samples, compare
+from harness.store import Store
+from tests import cost_page
+from tests.markdown_tables import parsed
+
+RESULTS = Path(__file__).parents[1] / "results"
+DOCS = RESULTS.parent / "docs"
+SCORES = {
+    "`scienceqa`, accuracy": ("scienceqa · mini", "Acc. %"),
+    "its questions with a picture": ("scienceqa · mini", "IMG"),
+    "`coco_caption`, CIDEr": ("coco_caption · mini", "CIDEr points"),
+    "`retrieval`, mean recall": ("retrieval · mini", "Mean recall %"),
+}
+"""Columns of the study's first table: of which table of the leaderboard, and which of its columns."""
+STEP_TIMES = {
+    "`smol`, captions": ("smol", "coco_caption"),
+    "`mini`, captions": ("mini", "coco_caption"),
+    "`mini`, questions": ("mini", "scienceqa"),
+}
+"""Columns of its table of costs: of which backbone and task."""
+ANSWER_TOKENS = 6
+"""Of "The answer is B." with the end of the text, in SmolLM2's vocabulary; but for the letter always the same."""
+SHORT = 150
+"""Steps of the plan's captions."""
+
+
+def test_the_scores_are_those_of_the_leaderboard() -> None:
+    found, told = _leaderboard(), _told("`scienceqa`, accuracy")
+    assert len(told) == len(found["scienceqa · mini"])
+    for row in told:
+        method = row[""].split("`")[1]
+        for title, (table, column) in SCORES.items():
+            assert row[title] == found[table][method][column], (method, title)
+
+
+def test_real_questions() -> None:
+    found, runs = _leaderboard()["scienceqa · smol"], _runs("smol", "scienceqa")
+    for row in _told("loss of an answer at the end"):
+        method = row["method"].strip("`")
+        assert (row["accuracy"], row["with a picture"]) == (found[method]["Acc. %"], found[method]["IMG"])
+        if method != "frozen":
+            assert row["against `frozen`, paired"] == f"p = {_against(runs[method], runs['frozen']).p_value:.2f}"
+            last = ANSWER_TOKENS * statistics.fmean(_losses(runs[method])[-100:])
+            assert row["loss of an answer at the end"] == f"{last:.2f} nats"
+    assert f"MemVP against `blind`: p = {_against(runs['memvp'], runs['blind']).p_value:.2f}." in _study()
+
+
+def test_real_captions() -> None:
+    rows = _told("training")
+    assert {row["method"].strip("`") for row in rows if row["training"] == f"{SHORT} steps"} == set(
+        _runs("smol", "coco_caption", SHORT)
+    )
+    for row in rows:
+        runs = _runs("smol", "coco_caption", int(row["training"].removesuffix(" steps")))
+        method = row["method"].strip("`")
+        assert row["CIDEr"] == f"{runs[method].metrics['cider'].value:.2f}"
+        assert row["different captions"] == str(len({line["output"] for line in _lines(runs[method], "predictions")}))
+        if method != "blind":
+            against = _against(runs[method], runs["blind"])
+            assert row["against `blind`, paired"] == f"{against.by:+.2f}, p = {against.p_value:.2g}", row
+
+
+def test_step_times() -> None:
+    for row, method in zip(_told("papers (7B)"), ("memvp", "lora"), strict=True):
+        for title, where in STEP_TIMES.items():
+            step, of = (_step_ms(*where, method=name) for name in (method, "ademvl"))
+            assert row[title] == f"{step / of:.2f}", (method, title)
+
+
+def test_the_cost_page_tells_what_was_counted() -> None:
+    page = (DOCS / "cost.md").read_text(encoding="utf-8")
+    assert page.partition("<!-- costs: llama-7b -->\n")[2].partition("\n<!-- end -->")[0] == cost_page.growth_table()
+    assert f"\n{cost_page.papers()}\n\n" in page
+    assert f"\n{cost_page.reproduction()}\n\n" in page
+
+
+def _study() -> str:
+    return " ".join((DOCS / "study.md").read_text(encoding="utf-8").split())
+
+
+def _told(column: str) -> list[dict[str, str]]:
+    """The rows of the study's table that has this column."""
+    tables = parsed((DOCS / "study.md").read_text(encoding="utf-8"))
+    [found] = [rows for rows in tables if column in rows[0]]
+    return found
+
+
+def _leaderboard() -> dict[str, dict[str, dict[str, str]]]:
+    """The rows of the committed leaderboard by table and method, without marks and intervals."""
+    sections = (RESULTS / "LEADERBOARD.md").read_text(encoding="utf-8").split("## ")[1:]
+    return {
+        section.partition("\n")[0]: {
+            row["Method"]: {title: cell.partition(" ")[0].strip("*") for title, cell in row.items()}
+            for row in parsed(section)[0]
+        }
+        for section in sections
+    }
+
+
+@cache
+def _records() -> list[Record]:
+    return Store(RESULTS / "reference").read()
+
+
+def _runs(backbone: str, task: str, steps: int | None = None) -> dict[str, Record]:
+    """The runs of one seed by method; of those with so many steps, if any number is given."""
+    chosen = [r for r in _records() if (r.cell.backbone, r.cell.task, r.cell.seed) == (backbone, task, 0)]
+    return {r.cell.method: r for r in chosen if steps in (None, r.cell.options["train"]["steps"])}
+
+
+def _against(one: Record, other: Record) -> Comparison:
+    return compare([one], [other], Samples(reader(Store(RESULTS / "reference"))))
+
+
+def _losses(run: Record) -> list[float]:
+    [losses] = [line["values"] for line in _lines(run, "samples") if line["name"] == "train_loss"]
+    return [float(loss) for loss in losses]
+
+
+def _lines(run: Record, kind: str) -> list[dict[str, Any]]:
+    """Of the file of this kind beside a record."""
+    [path] = (RESULTS / "reference").rglob(f"{run.run_id}.{kind}.jsonl")
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def _step_ms(backbone: str, task: str, *, method: str) -> float:
+    """The median over seeds, of the short training where there are several."""
+    wanted = (backbone, task, method)
+    runs = [r for r in _records() if (r.cell.backbone, r.cell.task, r.cell.method) == wanted]
+    steps = min(r.cell.options["train"]["steps"] for r in runs)
+    read = [r.meters["train_step_ms"] for r in runs if r.cell.options["train"]["steps"] == steps]
+    return statistics.median(meter.median for meter in read)  # type: ignore[union-attr]
