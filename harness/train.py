@@ -218,15 +218,9 @@ def train(
     first = len(result.losses)
     cut = _cut(model, task, options, result, label)
     step = _Stepping(model, task, examples, options, trained, optimizer, accelerator, ranks, cut, steps)
-    tell = after_step or (lambda _: None)
-    for number, loss in enumerate(result.losses):
-        tell(Step(number + 1, loss, step.rate(number)))
+    tell = _telling(after_step, step.rate, result.losses)
     batches = itertools.islice(order(lengths, options.batch_size, steps=steps, seed=seed), first, None)
-
-    def make(indices: list[int]) -> tuple[Randomness | None, list[Any]]:
-        return course.draws(), step.parts(indices)
-
-    loaded = _loaded(make, batches, model.device)
+    loaded = _loaded(functools.partial(_made, course, step), batches, model.device)
     with course.stepping(), model.shared(ranks):
         for number, (indices, (before, parts)) in enumerate(
             progress(loaded, total=steps, first=first, label=label, units="steps"), start=first
@@ -240,7 +234,7 @@ def train(
             if number - first >= min(WARM_UP_STEPS, steps - first - 1):
                 result.step_ms.append(watch.ms())
             result.samples += len(indices)
-            tell(Step(number + 1, loss, step.rate(number)))
+            tell(number, loss)
         course.end(result)
     attachment.train(False)
     return result
@@ -259,6 +253,25 @@ def _cut(model: Backbone, task: Task, options: TrainOptions, result: TrainResult
     uncut = SPLIT if is_split(model) else None if task.divisible else CONTRASTIVE
     count = result.parts or options.accumulate
     return Parts(count, uncut, model.device, result.cut_at, tell=lambda line: note(f"{label}: {line}"))
+
+
+def _telling(
+    after_step: Callable[[Step], None] | None, rate: Callable[[int], float], losses: Sequence[float]
+) -> Callable[[int, float], None]:
+    """What tells `after_step` of each step, from 0; the steps whose losses are known already it tells of at once."""
+
+    def tell(number: int, loss: float) -> None:
+        if after_step is not None:
+            after_step(Step(number + 1, loss, rate(number)))
+
+    for number, loss in enumerate(losses):
+        tell(number, loss)
+    return tell
+
+
+def _made(course: Course, step: _Stepping, indices: list[int]) -> tuple[Randomness | None, list[Any]]:
+    """The batch of a step, and the random streams as they were before it was made."""
+    return course.draws(), step.parts(indices)
 
 
 def _loaded(make: Callable[[T], R], batches: Iterable[T], device: torch.device) -> Iterable[tuple[T, R]]:
