@@ -7,7 +7,9 @@ from pathlib import Path
 
 from harness.meters import growth
 
-COUNTED = Path(__file__).parents[1] / "results" / "cost" / "llama-7b.json"
+COUNTED = Path(__file__).parents[1] / "results" / "cost"
+PARAMETERS = 6_738_415_616, 13_015_864_320
+"""Of the language models of 7B and 13B."""
 TERA, EXA = 1e12, 1e18
 SAMPLES, PICTURED, TOKENS = 20 * 12_726, 6_218 / 12_726, 75
 """The papers' training on ScienceQA; tokens are the mean of the test split with its hints, in SmolLM2's vocabulary."""
@@ -16,14 +18,28 @@ PRINTED = {"ademvl": (54.93, 4.3), "memvp": (54.81, 5.1), "lora": (110.44, 8.8)}
 WATTS = 400
 
 
-def costs() -> list[growth.Cost]:
+def costs(backbone: str = "llama-7b") -> list[growth.Cost]:
     """All that was counted."""
-    return [growth.Cost(**cost) for cost in json.loads(COUNTED.read_text(encoding="utf-8"))["costs"]]
+    found = json.loads((COUNTED / f"{backbone}.json").read_text(encoding="utf-8"))["costs"]
+    return [growth.Cost(**cost) for cost in found]
 
 
 def growth_table() -> str:
     """What `vltune flops` prints of it."""
     return growth.table(costs())
+
+
+def models() -> str:
+    """A training step at 256 tokens with a picture, on both language models."""
+    small, large = (
+        {cost.method: cost.train for cost in costs(name) if (cost.text_tokens, cost.images) == (256, 1)}
+        for name in ("llama-7b", "llama-13b")
+    )
+    return "\n".join(
+        f"| `{name}` | {small[name] / TERA:.2f} | {large[name] / TERA:.2f} | "
+        f"N^{growth.exponent(PARAMETERS, (small[name], large[name])):.2f} |"
+        for name in large
+    )
 
 
 def papers() -> str:

@@ -82,6 +82,7 @@ def test_step_times() -> None:
 def test_the_cost_page_tells_what_was_counted() -> None:
     page = (DOCS / "cost.md").read_text(encoding="utf-8")
     assert page.partition("<!-- costs: llama-7b -->\n")[2].partition("\n<!-- end -->")[0] == cost_page.growth_table()
+    assert f"\n{cost_page.models()}\n\n" in page
     assert f"\n{cost_page.papers()}\n\n" in page
     assert f"\n{cost_page.reproduction()}\n\n" in page
 
