@@ -20,7 +20,15 @@ from tasks.io.picture_task import PictureTask
 from tasks.io.pictures import NORMS
 from tasks.io.same_ids import check_same_ids
 from tasks.io.scienceqa_problems import LETTERS, Question, check_picture_files, find_folder, read_questions
-from tasks.io.scienceqa_prompt import ANSWER_LEAD, FORMATS, answer_text, letter_choice, prompt_text
+from tasks.io.scienceqa_prompt import (
+    ANSWER_LEAD,
+    FORMATS,
+    answer_text,
+    asks_for_text,
+    choice_text,
+    letter_choice,
+    prompt_text,
+)
 from tasks.io.scienceqa_scores import score_choices
 from tasks.io.subset import nested_subset
 
@@ -29,7 +37,7 @@ _BOTH = (False, True)
 
 @dataclass(frozen=True, kw_only=True)
 class ScienceQA(PictureTask):
-    """Answer with the letter of a choice. ADEM-VL trains `CQM-A` and evaluates with captions."""
+    """Answer with the letter of a choice, or its text. ADEM-VL trains `CQM-A` and evaluates with captions."""
 
     train_format: str = setting(
         "QCM-A", "prompt and answer format of training", choices=FORMATS, source="MemVP; ADEM-VL's default is CQM-A"
@@ -49,10 +57,27 @@ class ScienceQA(PictureTask):
     )
     answer_by: str = setting(
         "likelihood",
-        "the most likely letter among the choices, or the first capital letter of one greedily decoded token",
+        "the most likely letter (or text) of the choices, or the first capital letter of one greedily decoded token",
         choices=("likelihood", "greedy"),
         source="the authors' eval_sqa.py decodes greedily",
     )
+
+    def __post_init__(self) -> None:
+        """Refuse options that contradict each other.
+
+        Raises:
+            ValueError: also where an option cannot have its value.
+        """
+        super().__post_init__()
+        texts = asks_for_text(self.eval_format)
+        if asks_for_text(self.train_format) != texts:
+            one, other = ("letters", "texts") if texts else ("texts", "letters")
+            raise ValueError(
+                f"train_format={self.train_format} teaches {one} and eval_format={self.eval_format} asks for {other}; "
+                "give both formats with -T or both without"
+            )
+        if texts and self.answer_by == "greedy":
+            raise ValueError(f"answer_by=greedy reads letters, eval_format={self.eval_format} asks for texts; drop one")
 
     def examples(self, split: Literal["train", "val", "test"], root: Path, *, limit: int | None) -> list[Example]:
         """The checked questions of a split; `root` is the ScienceQA folder or the one that holds scienceqa/.
@@ -94,7 +119,7 @@ class ScienceQA(PictureTask):
         return model.loss(batch)
 
     def predict(self, model: Model, batch: Any, examples: Sequence[Example]) -> list[Prediction]:
-        """A letter per question; of equally likely letters the first.
+        """A letter per question, or the text of a choice; of equally likely ones the first.
 
         Raises:
             ValueError: a likelihood is not a number, as after a diverged training.
@@ -106,9 +131,17 @@ class ScienceQA(PictureTask):
                 Prediction(id=q.id, output=output, choice=letter_choice(output, len(q.choices)))
                 for q, output in zip(questions, outputs, strict=True)
             ]
-        letters = [[f" {letter}" for letter in LETTERS[: len(q.choices)]] for q in questions]
-        rows = model.continuation_logprobs(batch, letters)
-        return [_likeliest(q, row) for q, row in zip(questions, rows, strict=True)]
+        if asks_for_text(self.eval_format):
+            names: list[Sequence[str]] = [q.choices for q in questions]
+            asked = [
+                [choice_text(q, choice).removeprefix(ANSWER_LEAD) for choice in range(len(q.choices))]
+                for q in questions
+            ]
+        else:
+            names = [LETTERS[: len(q.choices)] for q in questions]
+            asked = [[f" {letter}" for letter in letters] for letters in names]
+        rows = model.continuation_logprobs(batch, asked)
+        return [_likeliest(q, row, named) for q, row, named in zip(questions, rows, names, strict=True)]
 
     def score(self, predictions: Sequence[Prediction], examples: Sequence[Example]) -> dict[str, Metric]:
         """Accuracy over all and per category: NAT, SOC, LAN, TXT, IMG, NO, G1-6, G7-12, each with its n.
@@ -129,8 +162,8 @@ def _questions(examples: Sequence[Example]) -> list[Question]:
     return of_kind(examples, Question, "scienceqa answers questions")
 
 
-def _likeliest(question: Question, logprobs: Sequence[float]) -> Prediction:
+def _likeliest(question: Question, logprobs: Sequence[float], names: Sequence[str]) -> Prediction:
     if len(logprobs) != len(question.choices) or any(math.isnan(value) for value in logprobs):
         raise ValueError(f"question {question.id!r} needs {len(question.choices)} log-probabilities, got {logprobs}")
     choice = max(range(len(logprobs)), key=logprobs.__getitem__)
-    return Prediction(id=question.id, output=LETTERS[choice], choice=choice)
+    return Prediction(id=question.id, output=names[choice], choice=choice)

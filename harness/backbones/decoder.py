@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import Cache, DynamicCache, PreTrainedModel
 
 from harness.backbones.backbone import Backbone, Undo
-from harness.backbones.decoding import Decoding, beam_search, greedy, score_row
+from harness.backbones.decoding import Decoding, beam_search, greedy, score_continuations
 from harness.backbones.encoding import IGNORED, TextEncoder
 from harness.backbones.features import FeatureStore, picture_keys
 from harness.backbones.inputs import Inputs, Insertion, plain
@@ -307,11 +307,11 @@ class DecoderModel(Backbone):
         ids = [[self.text.continuation(text) for text in texts] for texts in continuations]
         if any(not tokens for row in ids for tokens in row):
             raise ValueError("a continuation has no tokens")
+        if any(len(tokens) > 1 for row in ids for tokens in row):
+            return score_continuations(self, batch, ids)
         inputs = self.inputs(batch)
         logprobs = self._last_logits(self.hidden(inputs), inputs.lengths).log_softmax(dim=-1)
-        if all(len(tokens) == 1 for row in ids for tokens in row):
-            return [[float(logprobs[i, tokens[0]]) for tokens in row] for i, row in enumerate(ids)]
-        return [score_row(self, batch, row, tokens) for row, tokens in enumerate(ids)]
+        return [[float(logprobs[i, tokens[0]]) for tokens in row] for i, row in enumerate(ids)]
 
     @torch.inference_mode()
     def prefill(self, batch: Batch) -> Decoding:
@@ -335,6 +335,22 @@ class DecoderModel(Backbone):
             cache=state.cache,
         )
         return Decoding(logits, state.cache, visible, state.positions + 1)
+
+    @torch.inference_mode()
+    def following_logits(
+        self, state: Decoding, tokens: Int[Tensor, "B S"], asked: Bool[Tensor, "B S"]
+    ) -> Float[Tensor, "N V"]:
+        """Append given tokens to the rows, into the cache of `state`, and give the logits behind the N `asked` ones."""
+        hidden = self._read(
+            self.llm.get_input_embeddings()(tokens),
+            torch.zeros_like(tokens, dtype=torch.bool),
+            attention_mask=F.pad(state.visible, (0, tokens.shape[1]), value=1),
+            position_ids=state.positions[:, None] + torch.arange(tokens.shape[1], device=self.device),
+            past_key_values=state.cache,
+            use_cache=True,
+        )
+        logits = self.llm.lm_head(hidden[asked])
+        return logits.to(torch.promote_types(logits.dtype, torch.float32))  # type: ignore[no-any-return]
 
     def next_logits(
         self,

@@ -1,4 +1,4 @@
-"""Decoding token by token on a key-value cache: given tokens, greedy and beam search."""
+"""Decoding on a key-value cache: given tokens, greedy and beam search."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import DynamicCache, StaticCache
-
-from harness.backbones.inputs import select
 
 if TYPE_CHECKING:
     from harness.backbones.decoder import DecoderModel
@@ -116,18 +114,39 @@ class GreedySteps:
         return graph
 
 
-def score_row(model: DecoderModel, batch: Batch, row: int, continuations: list[list[int]]) -> list[float]:
-    """Log-probabilities of one row's continuations of several tokens: teacher-forced, one at a time."""
-    scores = []
-    for tokens in continuations:
-        state = model.prefill(select(batch, row))
-        total = 0.0
-        for position, token in enumerate(tokens):
-            total += float(state.logits.log_softmax(dim=-1)[0, token])
-            if position + 1 < len(tokens):
-                state = model.step(state, torch.tensor([token], device=model.device))
-        scores.append(total)
+def score_continuations(model: DecoderModel, batch: Batch, ids: list[list[list[int]]]) -> list[list[float]]:
+    """Summed log-probabilities of continuations, as token ids, of each row.
+
+    Prompts are read once; what follows them is read at once, the n-th continuation of all rows together.
+    """
+    state = model.prefill(batch)
+    first = state.logits.log_softmax(dim=-1)
+    scores: list[list[float]] = [[] for _ in ids]
+    for place in range(max(map(len, ids))):
+        rows = [row for row, texts in enumerate(ids) if place < len(texts)]
+        texts = {row: ids[row][place] for row in rows}
+        later = _later_logprobs(model, state, texts)
+        for row in rows:
+            scores[row].append(float(first[row, texts[row][0]]) + later.get(row, 0.0))
     return scores
+
+
+def _later_logprobs(model: DecoderModel, state: Decoding, texts: dict[int, list[int]]) -> dict[int, float]:
+    """By row, the summed log-probability of its tokens behind the first; the cache is as before."""
+    longest = max(map(len, texts.values())) - 1
+    if not longest:
+        return {}
+    tokens = torch.zeros(len(state.positions), longest, dtype=torch.long)
+    targets = torch.full_like(tokens, -1)
+    for row, text in texts.items():
+        tokens[row, : len(text) - 1] = torch.tensor(text[:-1])
+        targets[row, : len(text) - 1] = torch.tensor(text[1:])
+    asked = targets >= 0
+    logprobs = model.following_logits(state, tokens.to(model.device), asked.to(model.device)).log_softmax(dim=-1)
+    state.cache.crop(-longest)  # the number to remove: a length to keep is not taken any more
+    found = torch.zeros(targets.shape, dtype=logprobs.dtype)
+    found[asked] = logprobs.gather(1, targets[asked].to(model.device)[:, None])[:, 0].cpu()
+    return {row: float(found[row].sum()) for row in texts}
 
 
 @torch.inference_mode()

@@ -1,6 +1,7 @@
 """ScienceQA prompts and answers, in the formats that ADEM-VL and MemVP share.
 
-Source: util/base_prompt.py of both repositories; its oddities are kept, because the published numbers have them.
+Source: util/base_prompt.py of both repositories; its oddities are kept, because the published numbers have them. The
+formats whose answer is a choice's text are ours.
 """
 
 from __future__ import annotations
@@ -14,8 +15,13 @@ FORMATS = (
     *("QCM-A", "QCM-LA", "QCM-EA", "QCM-LEA", "QCM-ELA", "QCM-AL", "QCM-AE", "QCM-ALE", "QCM-AEL"),
     *("QCML-A", "QCME-A", "QCMLE-A", "QCLM-A", "QCEM-A", "QCLEM-A", "QCML-AE"),
     *("Q-A", "QM-A", "Q-AL", "QM-EA"),
+    *("CQM-T", "QCM-T", "QC-T"),
 )
-"""What the prompt shows, then what the answer says: Question, Context, Choices (M), Lecture, Explanation, Answer."""
+"""What the prompt shows, then what the answer says: Question, Context, Choices (M), Lecture, Explanation, Answer.
+
+The answer T is a choice's text instead of its letter, for language models too small to bind letters. With the choices
+out of the prompt it is what OLMES (Gu et al. 2024) calls the cloze formulation.
+"""
 
 ANSWER_LEAD = "The answer is"
 """Follows the prompt at evaluation without a space, as in the authors' eval_sqa.py."""
@@ -45,11 +51,23 @@ def answer_text(question: Question, format: str) -> str:
         question: the problem.
         format: one of FORMATS; its second half counts.
     """
+    if asks_for_text(format):
+        return choice_text(question, question.answer)
     before, after = format.split("-")[1].split("A")
     words = [*_reasons(question, before), f"{ANSWER_LEAD} {LETTERS[question.answer]}."]
     if after:
         words += ["BECAUSE:", *_reasons(question, _AFTER_ANSWER.get(after, after))]
     return _tidy(" ".join(words))
+
+
+def asks_for_text(format: str) -> bool:
+    """Whether the answer of a format is the text of a choice."""
+    return format.endswith("-T")
+
+
+def choice_text(question: Question, choice: int) -> str:
+    """The answer that says the text of a choice; follows the prompt without a separator."""
+    return _tidy(f"{ANSWER_LEAD} {question.choices[choice]}.")
 
 
 def letter_choice(output: str, n_choices: int) -> int | None:
