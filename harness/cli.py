@@ -158,6 +158,10 @@ def parser() -> argparse.ArgumentParser:
     comparing.add_argument("a", metavar="A", help="a method's name or a run id")
     comparing.add_argument("b", metavar="B", help="the same")
     comparing.add_argument("--task", metavar="NAME", help="only this task (default: every one that both have)")
+    comparing.add_argument(
+        "--only", metavar="PART", help="only this part of the examples, such as img: questions with a picture"
+    )
+    comparing.add_argument("--data-root", type=Path, metavar="DIR", help="with --only: the data that the runs used")
     flags.add_results(comparing)
     comparing.set_defaults(command=commands.compare)
     again = add("reproduce", help="run a recorded cell again and report what differs")

@@ -166,12 +166,18 @@ def _published(args: argparse.Namespace) -> list[PublishedTable]:
 def compare(args: argparse.Namespace) -> int:
     """`compare`: the paired test of two methods or runs."""
     _check_results(args)
+    if (args.only is None) != (args.data_root is None):
+        raise UsageError("--only PART and --data-root DIR, the data that the runs used, need each other")
+    if args.data_root is not None and not args.data_root.exists():
+        raise UsageError(f"--data-root {args.data_root}: no such folder; name the folder that holds the task's files")
     from harness.statistics.example_scores import reader
+    from harness.statistics.subsets import only
     from harness.store import Store
     from harness.tables.comparison import report
 
     store = Store(args.results)
-    print(report(args.a, args.b, _of_task(args.task, store.read()), reader(store)))
+    scores = reader(store) if args.only is None else only(reader(store), args.only, args.data_root)
+    print(report(args.a, args.b, _of_task(args.task, store.read()), scores, part=args.only))
     return 0
 
 

@@ -6,6 +6,7 @@ with smaller parts of the batch (`harness.out_of_memory`).
 
 from __future__ import annotations
 
+import ctypes
 import sys
 from pathlib import Path
 
@@ -13,6 +14,9 @@ from harness.settings import UsageError
 
 GIB = 2**30
 _STATUS = Path("/proc/self/status")
+_M_MMAP_THRESHOLD = -3
+"""Of glibc's malloc.h."""
+_OWN_MAPPING = 2**20
 
 
 def limit(gib: float) -> None:
@@ -32,6 +36,18 @@ def limit(gib: float) -> None:
     if hard not in (resource.RLIM_INFINITY, -1) and hard < most:
         raise UsageError(f"--memory-gib {gib:g}: this process may have {hard / GIB:.1f} GiB only; give less")
     resource.setrlimit(resource.RLIMIT_DATA, (most, hard))
+    _return_what_is_freed()
+
+
+def _return_what_is_freed() -> None:
+    """Have tensors lie in mappings of their own, which end when they are freed.
+
+    By itself glibc moves tensors of up to 32 MiB into its heap once some were freed, and one small piece at the end of
+    that keeps all of it. Under a limit nothing is left then for memory that is had past the heap, such as the code
+    that oneDNN makes, however small a part of the batch is.
+    """
+    if (set_option := getattr(ctypes.CDLL(None), "mallopt", None)) is not None:
+        set_option(_M_MMAP_THRESHOLD, _OWN_MAPPING)
 
 
 def _data_bytes() -> int:

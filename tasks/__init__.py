@@ -228,6 +228,10 @@ class Task(ABC):
         """
         return {}
 
+    def subsets(self, examples: Sequence[Example]) -> Mapping[str, frozenset[str]]:
+        """By name, the ids of examples on which methods may be compared alone; they may overlap."""
+        return {}
+
 
 def names() -> list[str]:
     """Every known task name, sorted: files of this folder and entry points."""

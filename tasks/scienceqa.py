@@ -7,7 +7,7 @@ other or from the paper, an option says which is meant.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -23,13 +23,13 @@ from tasks.io.scienceqa_problems import LETTERS, Question, check_picture_files, 
 from tasks.io.scienceqa_prompt import (
     ANSWER_LEAD,
     FORMATS,
+    TEXT_FORMATS,
     answer_text,
-    asks_for_text,
     choice_text,
     letter_choice,
     prompt_text,
 )
-from tasks.io.scienceqa_scores import score_choices
+from tasks.io.scienceqa_scores import category_ids, score_choices
 from tasks.io.subset import nested_subset
 
 _BOTH = (False, True)
@@ -40,10 +40,13 @@ class ScienceQA(PictureTask):
     """Answer with the letter of a choice, or its text. ADEM-VL trains `CQM-A` and evaluates with captions."""
 
     train_format: str = setting(
-        "QCM-A", "prompt and answer format of training", choices=FORMATS, source="MemVP; ADEM-VL's default is CQM-A"
+        "QCM-A",
+        "prompt and answer format of training",
+        choices=FORMATS + TEXT_FORMATS,
+        source="MemVP; ADEM-VL's default is CQM-A",
     )
     eval_format: str = setting(
-        "QCM-A", "prompt format of evaluation", choices=FORMATS, source="ADEM-VL, MemVP eval_sqa.py"
+        "QCM-A", "prompt format of evaluation", choices=FORMATS + TEXT_FORMATS, source="ADEM-VL, MemVP eval_sqa.py"
     )
     train_captions: bool = setting(False, "training contexts include the caption of the picture", choices=_BOTH)
     eval_captions: bool = setting(
@@ -69,8 +72,8 @@ class ScienceQA(PictureTask):
             ValueError: also where an option cannot have its value.
         """
         super().__post_init__()
-        texts = asks_for_text(self.eval_format)
-        if asks_for_text(self.train_format) != texts:
+        texts = self.eval_format in TEXT_FORMATS
+        if (self.train_format in TEXT_FORMATS) != texts:
             one, other = ("letters", "texts") if texts else ("texts", "letters")
             raise ValueError(
                 f"train_format={self.train_format} teaches {one} and eval_format={self.eval_format} asks for {other}; "
@@ -131,7 +134,7 @@ class ScienceQA(PictureTask):
                 Prediction(id=q.id, output=output, choice=letter_choice(output, len(q.choices)))
                 for q, output in zip(questions, outputs, strict=True)
             ]
-        if asks_for_text(self.eval_format):
+        if self.eval_format in TEXT_FORMATS:
             names: list[Sequence[str]] = [q.choices for q in questions]
             asked = [
                 [choice_text(q, choice).removeprefix(ANSWER_LEAD) for choice in range(len(q.choices))]
@@ -156,6 +159,10 @@ class ScienceQA(PictureTask):
         """100 for a right answer, 0 for a wrong one; every question stands for itself."""
         answers = {question.id: question.answer for question in _questions(examples)}
         return {p.id: ExampleScore(p.id, 100.0 * (p.choice == answers[p.id])) for p in predictions}
+
+    def subsets(self, examples: Sequence[Example]) -> Mapping[str, frozenset[str]]:
+        """The questions of each category, by the name of its score without "accuracy_"."""
+        return category_ids(_questions(examples))
 
 
 def _questions(examples: Sequence[Example]) -> list[Question]:

@@ -27,7 +27,7 @@ class Side:
     runs: Sequence[Record]
 
 
-def report(a: str, b: str, records: Sequence[Record], scores: Scores) -> str:
+def report(a: str, b: str, records: Sequence[Record], scores: Scores, *, part: str | None = None) -> str:
     """One section for each task and backbone on which both have comparable runs.
 
     A section whose runs cannot be compared says why instead.
@@ -36,6 +36,7 @@ def report(a: str, b: str, records: Sequence[Record], scores: Scores) -> str:
         a, b: a method's name or a run id.
         records: all of a results folder.
         scores: see `harness.statistics.example_scores.reader`.
+        part: of the examples, which `scores` is about; None for all.
 
     Raises:
         UsageError: an unknown name, or no comparable runs.
@@ -45,22 +46,27 @@ def report(a: str, b: str, records: Sequence[Record], scores: Scores) -> str:
     done = {record.run_id: record for record in records if record.status == "ok"}
     a, b = (_named(name, records) for name in (a, b))
     if a in done and b in done:
-        title = f"{done[a].cell.task} · {done[a].cell.backbone}"
+        title = _title(f"{done[a].cell.task} · {done[a].cell.backbone}", part)
         return _section(title, Side(a, [done[a]]), Side(b, [done[b]]), scores)
     sections, refused = list[str](), list[_Refusal]()
     for table in tables(records):
+        title = _title(table.title, part)
         try:
             one, other = (_side(name, table, done) for name in (a, b))
             if one.runs and other.runs:
-                sections.append(_section(table.title, one, other, scores))
+                sections.append(_section(title, one, other, scores))
         except (UsageError, Incomparable, StoreError) as error:
             refused.append(error)
-            sections.append(f"{_heading(table.title, a, b)}\n\nNot compared: {on_one_line(error)}.")
+            sections.append(f"{_heading(title, a, b)}\n\nNot compared: {on_one_line(error)}.")
     if not sections:
         raise UsageError(f"{a} and {b} have no comparable runs (same task, backbone, data and options) here")
     if len(refused) == len(sections):
         raise refused[0]
     return "\n\n".join(sections)
+
+
+def _title(table: str, part: str | None) -> str:
+    return table if part is None else f"{table} · only {part}"
 
 
 def _named(name: str, records: Sequence[Record]) -> str:

@@ -15,12 +15,13 @@ FORMATS = (
     *("QCM-A", "QCM-LA", "QCM-EA", "QCM-LEA", "QCM-ELA", "QCM-AL", "QCM-AE", "QCM-ALE", "QCM-AEL"),
     *("QCML-A", "QCME-A", "QCMLE-A", "QCLM-A", "QCEM-A", "QCLEM-A", "QCML-AE"),
     *("Q-A", "QM-A", "Q-AL", "QM-EA"),
-    *("CQM-T", "QCM-T", "QC-T"),
 )
-"""What the prompt shows, then what the answer says: Question, Context, Choices (M), Lecture, Explanation, Answer.
+"""What the prompt shows, then what the answer says: Question, Context, Choices (M), Lecture, Explanation, Answer."""
 
-The answer T is a choice's text instead of its letter, for language models too small to bind letters. With the choices
-out of the prompt it is what OLMES (Gu et al. 2024) calls the cloze formulation.
+TEXT_FORMATS = ("CQM-T", "QCM-T", "QC-T")
+"""The answer is a choice's text instead of its letter, for language models too small to bind letters.
+
+With the choices out of the prompt it is what OLMES (Gu et al. 2024) calls the cloze formulation.
 """
 
 ANSWER_LEAD = "The answer is"
@@ -35,7 +36,7 @@ def prompt_text(question: Question, format: str, *, captions: bool) -> str:
 
     Args:
         question: the problem.
-        format: one of FORMATS; its first half counts.
+        format: one of FORMATS or TEXT_FORMATS; its first half counts.
         captions: whether the context includes the caption of the picture.
     """
     lines = [_line(question, part, captions=captions) for part in re.findall("Q|C|M|[LE]+", format.split("-")[0])]
@@ -49,20 +50,15 @@ def answer_text(question: Question, format: str) -> str:
 
     Args:
         question: the problem.
-        format: one of FORMATS; its second half counts.
+        format: one of FORMATS or TEXT_FORMATS; its second half counts.
     """
-    if asks_for_text(format):
+    if format in TEXT_FORMATS:
         return choice_text(question, question.answer)
     before, after = format.split("-")[1].split("A")
     words = [*_reasons(question, before), f"{ANSWER_LEAD} {LETTERS[question.answer]}."]
     if after:
         words += ["BECAUSE:", *_reasons(question, _AFTER_ANSWER.get(after, after))]
     return _tidy(" ".join(words))
-
-
-def asks_for_text(format: str) -> bool:
-    """Whether the answer of a format is the text of a choice."""
-    return format.endswith("-T")
 
 
 def choice_text(question: Question, choice: int) -> str:

@@ -40,6 +40,15 @@ _COLUMNS = {
 }
 
 
+def category_ids(questions: Sequence[Question]) -> dict[str, frozenset[str]]:
+    """The ids of the questions that each column but the first counts, by its name without "accuracy_"."""
+    return {
+        name.removeprefix("accuracy_"): frozenset(question.id for question in questions if column.counts(question))
+        for name, column in _COLUMNS.items()
+        if name != "accuracy"
+    }
+
+
 def score_choices(choices: Mapping[str, int | None], questions: Sequence[Question]) -> dict[str, Metric]:
     """Accuracy in percent, unrounded, over all questions and over each category.
 

@@ -114,10 +114,10 @@ def test_building_leaves_the_global_generator_alone(name: str, tiny_model: Decod
 @pytest.mark.parametrize("name", methods.names())
 def test_a_row_does_not_depend_on_its_batch(name: str, tiny_model: DecoderModel) -> None:
     randomise(attach(name, tiny_model))
-    choices = [[" A", " B", " long one"]] * 3
+    choices = [[" A", " B", " long one"], [" not so long", " C"], [" x", " an even longer one", " D", " E"]]
     together = tiny_model.continuation_logprobs(make_batch(tiny_model, answers=False), choices)
     for row in range(3):
-        alone = tiny_model.continuation_logprobs(make_batch(tiny_model, [row], answers=False), choices[:1])
+        alone = tiny_model.continuation_logprobs(make_batch(tiny_model, [row], answers=False), [choices[row]])
         assert together[row] == pytest.approx(alone[0], abs=1e-4)
 
 

@@ -99,6 +99,28 @@ def test_likelihood_takes_the_best_letter_the_first_of_equals(write: Write, make
     assert predictions == [Prediction("2", "B", 1), Prediction("3", "A", 0), Prediction("4", "D", 3)]
 
 
+def test_the_likeliest_text_of_a_choice(write: Write, make_problem: Problem) -> None:
+    task, examples = three(write, make_problem, train_format="QC-T", eval_format="QC-T")
+    assert task.texts(examples[:1], train=True)[0][1] == "The answer is c0."
+    model = FakeModel(logprobs=[[-2.0, -1.0], [-1.0, -1.0, -3.0], [-9.0, -8.0, -7.0, -6.0]])
+    predictions = task.predict(model, task.batch(model, examples, train=False), examples)
+    assert model.asked == [[[" c0.", " c1."], [" c0.", " c1.", " c2."], [" c0.", " c1.", " c2.", " c3."]]]
+    assert predictions == [Prediction("2", "c1", 1), Prediction("3", "c0", 0), Prediction("4", "c3", 3)]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"train_format": "QCM-T"}, "train_format=QCM-T teaches texts and eval_format=QCM-A asks for letters; give"),
+        ({"eval_format": "QC-T"}, "train_format=QCM-A teaches letters and eval_format=QC-T asks for texts; give both"),
+        ({"train_format": "QC-T", "eval_format": "QCM-T", "answer_by": "greedy"}, "answer_by=greedy reads letters, "),
+    ],
+)
+def test_refuses_options_that_contradict_each_other(options: dict[str, str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        tasks.get("scienceqa", **options)
+
+
 def test_likelihood_that_is_not_a_number(write: Write, make_problem: Problem) -> None:
     task, examples = three(write, make_problem)
     model = FakeModel(logprobs=[[-2.0, -1.0], [float("nan"), -1.0, -3.0], [-1.0] * 4])

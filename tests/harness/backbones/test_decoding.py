@@ -70,6 +70,26 @@ def test_greedy_chooses_what_forwards_without_a_cache_choose(name: str, sharp_mo
             alone = dataclasses.replace(alone, input_ids=longer, labels=longer, lengths=alone.lengths + 1)
 
 
+@pytest.mark.parametrize("name", methods.names())
+def test_a_text_is_as_likely_as_a_forward_without_a_cache_says(name: str, tiny_model: DecoderModel) -> None:
+    randomise(attach(name, tiny_model))
+    batch = tiny_model.encode(PROMPTS, answers=None, images=[*pictures(2), None])
+    texts = [[" a red ball.", " B"], [" x", " nothing at all", " so"], [" one of many."]]
+    found = tiny_model.continuation_logprobs(batch, texts)
+    assert [len(row) for row in found] == [2, 3, 1]
+    for row, asked in enumerate(texts):
+        alone = select(batch, row)
+        for text, logprob in zip(asked, found[row], strict=True):
+            added = torch.tensor([tiny_model.text.continuation(text)])
+            longer = torch.cat([alone.input_ids, added], dim=1)
+            extended = dataclasses.replace(
+                alone, input_ids=longer, labels=longer, lengths=alone.lengths + added.numel()
+            )
+            with torch.inference_mode():
+                logprobs = tiny_model.logits(extended)[0].log_softmax(dim=-1)[-added.numel() - 1 : -1]
+            assert logprob == pytest.approx(float(logprobs.gather(1, added.T).sum()), abs=1e-4)
+
+
 @pytest.mark.parametrize("name", ["full", "llava", "ademvl"])
 def test_greedy_works_in_bf16_as_a_run_calls_it(name: str, tiny_folders: tuple[Path, Path]) -> None:
     llm, vision = map(str, tiny_folders)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -98,3 +99,49 @@ def test_few_questions_are_compared_without_an_interval(results: Path, capsys: C
     ids = {record.cell.method: record.run_id for record in Store(results).read()}
     assert compare(results, ids["llava"], ids["llava"]) == 0
     assert "difference +0.00 percentage points, p = 1.000 (exact McNemar test, seed 0: 30" in capsys.readouterr().out
+
+
+def only(results: Path, part: str, data: Path, *more: str) -> int:
+    where = ["--results", str(results), "--data-root", str(data)]
+    return cli.main(["compare", "lora", "frozen", "--only", part, *where, *more])
+
+
+def test_a_part_of_the_examples_alone(results: Path, capsys: Captured) -> None:
+    problems = json.loads((results / "data" / "problems.json").read_text(encoding="utf-8"))
+    splits = json.loads((results / "data" / "pid_splits.json").read_text(encoding="utf-8"))
+    pictured = [id for id in splits["test"] if problems[id]["image"]]
+    assert 0 < len(pictured) < 60
+    assert only(results, "img", results / "data") == 0
+    text = capsys.readouterr().out
+    assert "· only img: lora against frozen" in text
+    assert f"{len(pictured)} pairs of answers on {len(pictured)} questions or pictures" in text
+    answers = {
+        record.cell.method: {row["id"]: row["score"] for row in Store(results).rows(record, record.predictions)}
+        for record in Store(results).read()
+        if record.cell.method in ("lora", "frozen") and record.predictions
+    }
+    by = sum(answers["lora"][id] - answers["frozen"][id] for id in pictured) / len(pictured)
+    assert f"accuracy: difference {by:+.2f} percentage points" in text
+
+
+@pytest.mark.parametrize(
+    ("part", "data", "message"),
+    [
+        ("imgs", "data", "--only imgs: no such part of scienceqa; did you mean 'img'?"),
+        ("img", "other data", "has not the examples of run"),
+        ("img", "nowhere", "nowhere: no such folder; name the folder"),
+    ],
+)
+def test_a_part_that_cannot_be_told_is_one_line(
+    part: str, data: str, message: str, results: Path, capsys: Captured
+) -> None:
+    mini_scienceqa.write(results / "other data", train=8, val=2, test=59)
+    assert only(results, part, results / data) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.err.count("\n") == 1
+
+
+def test_a_part_needs_the_data(results: Path, capsys: Captured) -> None:
+    assert cli.main(["compare", "lora", "frozen", "--only", "img", "--results", str(results)]) == 2
+    assert "--only PART and --data-root DIR, the data that the runs used, need each other" in capsys.readouterr().err

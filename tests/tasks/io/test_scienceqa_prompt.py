@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tasks.io.scienceqa_problems import Question
-from tasks.io.scienceqa_prompt import FORMATS, answer_text, letter_choice, prompt_text
+from tasks.io.scienceqa_prompt import FORMATS, TEXT_FORMATS, answer_text, choice_text, letter_choice, prompt_text
 
 QUESTION = Question(
     id="1", image=None, question="Why?", choices=("so", "thus"), answer=1, hint="Think.", caption="A cube.",
@@ -65,6 +65,14 @@ def test_28_formats() -> None:
     for format in FORMATS:
         assert prompt_text(QUESTION, format, captions=True).endswith("\nResponse:")
         assert "The answer is B." in answer_text(QUESTION, format)
+
+
+@pytest.mark.parametrize("format", TEXT_FORMATS)
+def test_formats_whose_answer_is_the_text_of_a_choice(format: str) -> None:
+    assert prompt_text(QUESTION, format, captions=True).endswith("\nResponse:")
+    assert ("(A) so (B) thus" in prompt_text(QUESTION, format, captions=True)) == ("M" in format)
+    assert answer_text(QUESTION, format) == choice_text(QUESTION, 1) == "The answer is thus."
+    assert choice_text(dataclasses.replace(QUESTION, choices=("so  what", "thus")), 0) == "The answer is so what."
 
 
 @pytest.mark.parametrize(
