@@ -168,7 +168,7 @@ def compare(args: argparse.Namespace) -> int:
     _check_results(args)
     if (args.only is None) != (args.data_root is None):
         raise UsageError("--only PART and --data-root DIR, the data that the runs used, need each other")
-    if args.data_root is not None and not args.data_root.exists():
+    if args.data_root is not None and not args.data_root.is_dir():
         raise UsageError(f"--data-root {args.data_root}: no such folder; name the folder that holds the task's files")
     from harness.statistics.example_scores import reader
     from harness.statistics.subsets import only
@@ -176,7 +176,7 @@ def compare(args: argparse.Namespace) -> int:
     from harness.tables.comparison import report
 
     store = Store(args.results)
-    scores = reader(store) if args.only is None else only(reader(store), args.only, args.data_root)
+    scores = reader(store) if args.only is None else only(args.only, scores=reader(store), root=args.data_root)
     print(report(args.a, args.b, _of_task(args.task, store.read()), scores, part=args.only))
     return 0
 

@@ -16,7 +16,7 @@ GIB = 2**30
 _STATUS = Path("/proc/self/status")
 _M_MMAP_THRESHOLD = -3
 """Of glibc's malloc.h."""
-_OWN_MAPPING = 2**20
+_OWN_MAPPING_BYTES = 2**20
 
 
 def limit(gib: float) -> None:
@@ -47,7 +47,7 @@ def _return_what_is_freed() -> None:
     that oneDNN makes, however small a part of the batch is.
     """
     if (set_option := getattr(ctypes.CDLL(None), "mallopt", None)) is not None:
-        set_option(_M_MMAP_THRESHOLD, _OWN_MAPPING)
+        set_option(_M_MMAP_THRESHOLD, _OWN_MAPPING_BYTES)
 
 
 def _data_bytes() -> int:

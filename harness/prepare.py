@@ -69,14 +69,27 @@ def task_data(plan: Plan, task_name: str, task: Task) -> TaskData:
         DataError: names the file, the field and the fix.
     """
     root = data_root(plan, task_name)
+    train, evaluation = examples(
+        task, root, train_limit=plan.train_limit, eval_limit=plan.eval_limit, trains=trains(plan, task_name)
+    )
+    return TaskData(root, train, evaluation, fingerprint([*train, *evaluation]))
+
+
+def examples(
+    task: Task, root: Path, *, train_limit: int | None, eval_limit: int | None, trains: bool
+) -> tuple[list[Example], list[Example]]:
+    """The examples of training and of evaluation; without `trains` none of training where they cannot be read.
+
+    Raises:
+        DataError: names the file, the field and the fix.
+    """
     try:
-        train = task.examples("train", root, limit=plan.train_limit)
+        train = task.examples("train", root, limit=train_limit)
     except DataError:
-        if trains(plan, task_name):
+        if trains:
             raise
         train = []
-    evaluation = task.examples("val" if task.split == "val" else "test", root, limit=plan.eval_limit)
-    return TaskData(root, train, evaluation, fingerprint([*train, *evaluation]))
+    return train, task.examples("val" if task.split == "val" else "test", root, limit=eval_limit)
 
 
 def validation_data(plan: Plan, task: Task, data: TaskData) -> TaskData:
@@ -126,9 +139,9 @@ def overlong(model: Backbone, task: Task, data: TaskData) -> Overlong:
     counts: list[int] = []
     longest, first = 0, list[str]()
     for examples, train in ((data.train, True), (data.evaluation, False)):
-        lengths = [
-            model.text_length(prompt, answer if train else None) for prompt, answer in task.texts(examples, train=train)
-        ]
+        texts = task.texts(examples, train=train)
+        behind = [answer for _, answer in texts] if train else task.longest_answers(examples)
+        lengths = [model.text_length(prompt, answer) for (prompt, _), answer in zip(texts, behind, strict=True)]
         over = [example.id for example, length in zip(examples, lengths, strict=True) if length > model.room]
         counts.append(len(over))
         first += over[: 3 - len(first)]

@@ -182,6 +182,10 @@ class Task(ABC):
     def texts(self, examples: Sequence[Example], *, train: bool) -> list[tuple[str, str]]:
         """(prompt, answer) of each example; the answer is empty at evaluation."""
 
+    def longest_answers(self, examples: Sequence[Example]) -> Sequence[str | None]:
+        """The longest text that evaluation reads behind each prompt, and that must fit too; None for none."""
+        return [None] * len(examples)
+
     @abstractmethod
     def batch(self, model: Model, examples: Sequence[Example], *, train: bool) -> Any:
         """Collate examples: texts, images and labels (labels only when `train`)."""
@@ -229,7 +233,7 @@ class Task(ABC):
         return {}
 
     def subsets(self, examples: Sequence[Example]) -> Mapping[str, frozenset[str]]:
-        """By name, the ids of examples on which methods may be compared alone; they may overlap."""
+        """By the name that `compare --only` takes, the ids of those examples; parts may overlap."""
         return {}
 
 

@@ -46,7 +46,10 @@ class ScienceQA(PictureTask):
         source="MemVP; ADEM-VL's default is CQM-A",
     )
     eval_format: str = setting(
-        "QCM-A", "prompt format of evaluation", choices=FORMATS + TEXT_FORMATS, source="ADEM-VL, MemVP eval_sqa.py"
+        "QCM-A",
+        "prompt of evaluation, and whether letters or texts are scored",
+        choices=FORMATS + TEXT_FORMATS,
+        source="ADEM-VL, MemVP eval_sqa.py",
     )
     train_captions: bool = setting(False, "training contexts include the caption of the picture", choices=_BOTH)
     eval_captions: bool = setting(
@@ -79,6 +82,10 @@ class ScienceQA(PictureTask):
                 f"train_format={self.train_format} teaches {one} and eval_format={self.eval_format} asks for {other}; "
                 "give both formats with -T or both without"
             )
+        if texts and self.overlong == "cut":
+            raise ValueError(
+                f"overlong=cut leaves no room behind a prompt for the texts of eval_format={self.eval_format}; drop one"
+            )
         if texts and self.answer_by == "greedy":
             raise ValueError(f"answer_by=greedy reads letters, eval_format={self.eval_format} asks for texts; drop one")
 
@@ -105,6 +112,13 @@ class ScienceQA(PictureTask):
                 for q in questions
             ]
         return [(prompt_text(q, self.eval_format, captions=self.eval_captions) + ANSWER_LEAD, "") for q in questions]
+
+    def longest_answers(self, examples: Sequence[Example]) -> list[str | None]:
+        """The longest choice of each question where texts are asked for; a letter is not read."""
+        questions = _questions(examples)
+        if self.eval_format not in TEXT_FORMATS:
+            return [None] * len(questions)
+        return [max(_choice_texts(question), key=len) for question in questions]
 
     def batch(self, model: Model, examples: Sequence[Example], *, train: bool) -> Any:
         """What the model encodes: texts and pictures, squashed to its size and normalised.
@@ -136,10 +150,7 @@ class ScienceQA(PictureTask):
             ]
         if self.eval_format in TEXT_FORMATS:
             names: list[Sequence[str]] = [q.choices for q in questions]
-            asked = [
-                [choice_text(q, choice).removeprefix(ANSWER_LEAD) for choice in range(len(q.choices))]
-                for q in questions
-            ]
+            asked = [_choice_texts(q) for q in questions]
         else:
             names = [LETTERS[: len(q.choices)] for q in questions]
             asked = [[f" {letter}" for letter in letters] for letters in names]
@@ -167,6 +178,11 @@ class ScienceQA(PictureTask):
 
 def _questions(examples: Sequence[Example]) -> list[Question]:
     return of_kind(examples, Question, "scienceqa answers questions")
+
+
+def _choice_texts(question: Question) -> list[str]:
+    """What follows the prompt of evaluation, choice by choice."""
+    return [choice_text(question, choice).removeprefix(ANSWER_LEAD) for choice in range(len(question.choices))]
 
 
 def _likeliest(question: Question, logprobs: Sequence[float], names: Sequence[str]) -> Prediction:

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import json
 import statistics
+from collections import Counter, defaultdict
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import tasks
 from harness.record import Record
 from harness.statistics.example_scores import reader
 from harness.statistics.paired import Comparison, Samples, compare
+from harness.statistics.subsets import only
 from harness.store import Store
+from tasks.io.of_kind import of_kind
+from tasks.io.scienceqa_problems import Question
 from tests import cost_page
+from tests.golden import SHARED, skip_without_golden
 from tests.markdown_tables import parsed
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -34,6 +40,8 @@ ANSWER_TOKENS = 6
 """Of "The answer is B." with the end of the text, in SmolLM2's vocabulary; but for the letter always the same."""
 SHORT = 150
 """Steps of the plan's captions."""
+LETTERS, TEXTS = 900, 600
+"""Steps of its questions that are answered with a letter, and with the text of a choice."""
 
 
 def test_the_scores_are_those_of_the_leaderboard() -> None:
@@ -45,8 +53,8 @@ def test_the_scores_are_those_of_the_leaderboard() -> None:
             assert row[title] == found[table][method][column], (method, title)
 
 
-def test_real_questions() -> None:
-    found, runs = _leaderboard()["scienceqa · smol"], _runs("smol", "scienceqa")
+def test_real_questions_by_letter() -> None:
+    found, runs = _leaderboard()[_real_questions("QCM-A", LETTERS)], _runs("smol", "scienceqa", LETTERS)
     for row in _told("loss of an answer at the end"):
         method = row["method"].strip("`")
         assert (row["accuracy"], row["with a picture"]) == (found[method]["Acc. %"], found[method]["IMG"])
@@ -55,6 +63,51 @@ def test_real_questions() -> None:
             last = ANSWER_TOKENS * statistics.fmean(_losses(runs[method])[-100:])
             assert row["loss of an answer at the end"] == f"{last:.2f} nats"
     assert f"MemVP against `blind`: p = {_against(runs['memvp'], runs['blind']).p_value:.2f}." in _study()
+
+
+def test_real_questions_by_text() -> None:
+    skip_without_golden()
+    found, runs = _leaderboard()[_real_questions("QCM-T", TEXTS)], _runs("smol", "scienceqa", TEXTS)
+    scores = only("img", scores=reader(Store(RESULTS / "reference")), root=SHARED / "data" / "scienceqa")
+    rows = _told("against `frozen`, with a picture")
+    assert {row["method"].strip("`") for row in rows} == set(runs)
+    for row in rows:
+        method = row["method"].strip("`")
+        assert (row["accuracy"], row["with a picture"]) == (found[method]["Acc. %"], found[method]["IMG"])
+        for baseline in ("frozen", "blind"):
+            if said := row[f"against `{baseline}`, with a picture"]:
+                against = compare([runs[method]], [runs[baseline]], Samples(scores))
+                assert said == f"{against.by:+.2f}, p = {against.p_value:.2g}", (method, baseline)
+
+
+def test_real_questions_by_their_wording() -> None:
+    skip_without_golden()
+    root = SHARED / "data" / "scienceqa"
+    task = tasks.get("scienceqa")
+    train, test = (of_kind(task.examples(split, root, limit=None), Question, "") for split in ("train", "test"))
+    pictured, right = [q for q in test if q.image is not None], defaultdict[str, Counter[str]](Counter)
+    for q in train:
+        right[q.question][q.choices[q.answer]] += 1
+    # Of equally frequent choices, as where the words are new, each is taken as often.
+    by_wording = statistics.fmean(_most_frequent(q, right.get(q.question, Counter())) for q in pictured)
+    known = [q for q in pictured if q.question in right]
+    assert f"wording of {len(known):,} of the {len(pictured):,} questions is in the training split" in _study()
+    assert f"no model at all, gives {100 * by_wording:.2f} %" in _study()
+    new = {q.id for q in pictured} - {q.id for q in known}
+    scores, runs = reader(Store(RESULTS / "reference")), _runs("smol", "scienceqa", TEXTS)
+    memvp, ademvl, frozen, blind = (
+        statistics.fmean(score.value for id, score in scores(runs[name]).items() if id in new)
+        for name in ("memvp", "ademvl", "frozen", "blind")
+    )
+    others = f"MemVP has {memvp:.2f} %, ADEM-VL {ademvl:.2f}, `blind` {blind:.2f} and `frozen` {frozen:.2f}"
+    assert f"On the {len(new)} others {others}" in _study()
+
+
+def _most_frequent(question: Question, seen: Counter[str]) -> float:
+    """The chance of being right with one of the choices that were right most often."""
+    most = max(seen[choice] for choice in question.choices)
+    taken = [choice for choice in question.choices if seen[choice] == most]
+    return taken.count(question.choices[question.answer]) / len(taken)
 
 
 def test_real_captions() -> None:
@@ -70,6 +123,18 @@ def test_real_captions() -> None:
         if method != "blind":
             against = _against(runs[method], runs["blind"])
             assert row["against `blind`, paired"] == f"{against.by:+.2f}, p = {against.p_value:.2g}", row
+
+
+def test_real_retrieval() -> None:
+    runs, rows = _runs("smol", "retrieval"), _told("mean recall")
+    assert {row["method"].strip("`") for row in rows} == set(runs)
+    for row in rows:
+        method = row["method"].strip("`")
+        assert row["mean recall"] == f"{runs[method].metrics['mean_recall'].value:.2f}"
+        if method != "blind":
+            against = _against(runs[method], runs["blind"])
+            assert row["against `blind`, by picture"] == f"{against.by:+.2f}, p = {against.p_value:.2g}", row
+        assert row["loss at the end"] == f"{statistics.fmean(_losses(runs[method])[-10:]):.2f} nats"
 
 
 def test_step_times() -> None:
@@ -96,6 +161,11 @@ def _told(column: str) -> list[dict[str, str]]:
     tables = parsed((DOCS / "study.md").read_text(encoding="utf-8"))
     [found] = [rows for rows in tables if column in rows[0]]
     return found
+
+
+def _real_questions(format: str, steps: int) -> str:
+    """The title of a table."""
+    return f"scienceqa · smol · task.eval_format={format} · task.train_format={format} · train.steps={steps}"
 
 
 def _leaderboard() -> dict[str, dict[str, dict[str, str]]]:

@@ -124,29 +124,29 @@ def score_continuations(model: DecoderModel, batch: Batch, ids: list[list[list[i
     scores: list[list[float]] = [[] for _ in ids]
     for place in range(max(map(len, ids))):
         rows = [row for row, texts in enumerate(ids) if place < len(texts)]
-        texts = {row: ids[row][place] for row in rows}
-        later = _later_logprobs(model, state, texts)
+        tokens_of = {row: ids[row][place] for row in rows}
+        later = _later_logprobs(model, state, tokens_of)
         for row in rows:
-            scores[row].append(float(first[row, texts[row][0]]) + later.get(row, 0.0))
+            scores[row].append(float(first[row, tokens_of[row][0]]) + later.get(row, 0.0))
     return scores
 
 
-def _later_logprobs(model: DecoderModel, state: Decoding, texts: dict[int, list[int]]) -> dict[int, float]:
+def _later_logprobs(model: DecoderModel, state: Decoding, tokens_of: dict[int, list[int]]) -> dict[int, float]:
     """By row, the summed log-probability of its tokens behind the first; the cache is as before."""
-    longest = max(map(len, texts.values())) - 1
+    longest = max(map(len, tokens_of.values())) - 1
     if not longest:
         return {}
     tokens = torch.zeros(len(state.positions), longest, dtype=torch.long)
     targets = torch.full_like(tokens, -1)
-    for row, text in texts.items():
-        tokens[row, : len(text) - 1] = torch.tensor(text[:-1])
-        targets[row, : len(text) - 1] = torch.tensor(text[1:])
+    for row, given in tokens_of.items():
+        tokens[row, : len(given) - 1] = torch.tensor(given[:-1])
+        targets[row, : len(given) - 1] = torch.tensor(given[1:])
     asked = targets >= 0
     logprobs = model.following_logits(state, tokens.to(model.device), asked.to(model.device)).log_softmax(dim=-1)
     state.cache.crop(-longest)  # the number to remove: a length to keep is not taken any more
     found = torch.zeros(targets.shape, dtype=logprobs.dtype)
     found[asked] = logprobs.gather(1, targets[asked].to(model.device)[:, None])[:, 0].cpu()
-    return {row: float(found[row].sum()) for row in texts}
+    return {row: float(found[row].sum()) for row in tokens_of}
 
 
 @torch.inference_mode()

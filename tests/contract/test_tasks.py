@@ -106,6 +106,22 @@ def test_parts_by_example_have_the_primary_score_as_their_mean(case: tuple[Task,
     assert {part.group for part in found.values()} == pictures
 
 
+def test_scores_of_a_part_are_those_of_its_examples(case: tuple[Task, Path]) -> None:
+    task, root = case
+    examples = task.examples("test", root, limit=None)
+    truth = TRUTHS[name_of(task)](examples)
+    subsets = task.subsets(examples)
+    assert set().union(*subsets.values()) <= {example.id for example in examples}
+    if not subsets:
+        return
+    wrong = [replace(truth[3], id=truth[0].id), *truth[1:]]
+    scores, parts = task.score(wrong, examples), task.example_scores(wrong, examples)
+    for name, ids in subsets.items():
+        metric = scores[f"{task.primary}_{name}"]
+        assert metric.n == len(ids)
+        assert not ids or metric.value == pytest.approx(statistics.fmean(parts[id].value for id in ids))
+
+
 def test_splits_are_disjoint_and_limits_nested(case: tuple[Task, Path]) -> None:
     task, root = case
     ids = [{example.id for example in task.examples(split, root, limit=None)} for split in ("train", "val", "test")]

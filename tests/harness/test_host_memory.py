@@ -22,7 +22,7 @@ def run(folders: tuple[Path, Path], root: Path, results: str, *more: str) -> sub
     where = ["--llm", llm, "--vision", vision, "--data-root", str(root / "data"), "--results", str(root / results)]
     size = ["--steps", "2", "--batch-size", "1024", "--device", "cpu", "--set", "train.eval_batch_size=8"]
     words = ["run", "--methods", "full", "--task", "scienceqa", *where, *size, *more]
-    # One arena of the C library: what a part has freed is there for the next one.
+    # One arena of the C library: what a part has freed of its small pieces is there for the next one.
     environment = os.environ | {"OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
     return subprocess.run(
         [sys.executable, "-m", "harness", *words], env=environment, capture_output=True, text=True, timeout=300

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import tasks
 from harness import backbones, cli, plan, prepare
 from harness.plan import Plan
 from harness.store import Store
@@ -136,3 +137,18 @@ def test_prompts_are_not_cut_to_next_to_nothing(
     assert code == 2
     assert f"beside what llava inserts its context of {context} tokens has room for {room} of text" in err
     assert err.count("\n") == 1
+
+
+def test_the_longest_choice_must_fit_behind_its_prompt(tiny_folders: tuple[Path, Path], tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    mini_scienceqa.write(root, train=4, val=2, test=12)
+    model = backbones.load(backbones.BackboneSpec("tiny", *map(str, tiny_folders)))
+    task = tasks.get("scienceqa", train_format="QCM-T", eval_format="QCM-T")
+    examples = task.examples("test", root, limit=None)
+    question = examples[0]
+    long = dataclasses.replace(question, choices=(*question.choices[1:], "so " * model.room))  # type: ignore[call-arg, attr-defined]
+    fits, not_ = (prepare.TaskData(root, [], [found], "") for found in (question, long))
+    assert prepare.overlong(model, task, fits).evaluation == 0
+    assert prepare.overlong(model, task, not_).evaluation == 1
+    letters = dataclasses.replace(long, choices=("so",) * 3)  # type: ignore[call-arg]
+    assert prepare.overlong(model, tasks.get("scienceqa"), prepare.TaskData(root, [], [letters], "")).evaluation == 0

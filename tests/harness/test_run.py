@@ -118,10 +118,11 @@ def test_one_seed_gives_byte_equal_predictions_and_metrics(vltune: Run, tmp_path
     assert first == second
 
 
-@pytest.mark.parametrize("answer_by", ["likelihood", "greedy"])
-def test_predictions_do_not_depend_on_the_evaluation_batch(vltune: Run, tmp_path: Path, answer_by: str) -> None:
+@pytest.mark.parametrize("asked", ["answer_by=likelihood", "answer_by=greedy", "train_format=QC-T eval_format=QC-T"])
+def test_predictions_do_not_depend_on_the_evaluation_batch(vltune: Run, tmp_path: Path, asked: str) -> None:
+    options = [word for option in asked.split() for word in ("--set", f"scienceqa.{option}")]
     for size in (1, 2, 8):
-        vltune("--set", f"train.eval_batch_size={size}", "--set", f"scienceqa.answer_by={answer_by}", results=str(size))
+        assert vltune("--set", f"train.eval_batch_size={size}", *options, results=str(size)) == 0
     one, two, eight = (predictions(tmp_path, str(size)) for size in (1, 2, 8))
     assert one == two == eight
 

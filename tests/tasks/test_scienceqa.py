@@ -114,6 +114,10 @@ def test_the_likeliest_text_of_a_choice(write: Write, make_problem: Problem) -> 
         ({"train_format": "QCM-T"}, "train_format=QCM-T teaches texts and eval_format=QCM-A asks for letters; give"),
         ({"eval_format": "QC-T"}, "train_format=QCM-A teaches letters and eval_format=QC-T asks for texts; give both"),
         ({"train_format": "QC-T", "eval_format": "QCM-T", "answer_by": "greedy"}, "answer_by=greedy reads letters, "),
+        (
+            {"train_format": "QC-T", "eval_format": "QC-T", "overlong": "cut"},
+            "overlong=cut leaves no room",
+        ),
     ],
 )
 def test_refuses_options_that_contradict_each_other(options: dict[str, str], message: str) -> None:

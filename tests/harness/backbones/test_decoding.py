@@ -91,6 +91,21 @@ def test_a_text_is_as_likely_as_a_forward_without_a_cache_says(name: str, tiny_m
 
 
 @pytest.mark.parametrize("name", ["full", "llava", "ademvl"])
+def test_texts_are_scored_in_bf16_as_a_run_asks_for_them(name: str, tiny_folders: tuple[Path, Path]) -> None:
+    spec = backbones.BackboneSpec("tiny", *map(str, tiny_folders))
+    texts = [[" a red ball.", " B"], [" x", " nothing at all", " so"], [" one of many."]]
+    found = []
+    for precision in ("bf16", "fp32"):
+        model = backbones.load(spec, precision=precision)  # type: ignore[arg-type]
+        attach(name, model)  # type: ignore[arg-type]
+        batch = model.encode(PROMPTS, answers=None, images=[*pictures(2), None])
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"):
+            found.append(model.continuation_logprobs(batch, texts))
+    for half, whole in zip(*found, strict=True):
+        assert half == pytest.approx(whole, rel=0.02)
+
+
+@pytest.mark.parametrize("name", ["full", "llava", "ademvl"])
 def test_greedy_works_in_bf16_as_a_run_calls_it(name: str, tiny_folders: tuple[Path, Path]) -> None:
     llm, vision = map(str, tiny_folders)
     model = backbones.load(backbones.BackboneSpec("tiny", llm, vision), precision="bf16")

@@ -128,14 +128,16 @@ def test_a_part_of_the_examples_alone(results: Path, capsys: Captured) -> None:
     ("part", "data", "message"),
     [
         ("imgs", "data", "--only imgs: no such part of scienceqa; did you mean 'img'?"),
-        ("img", "other data", "has not the examples of run"),
+        ("img", "other data", "not the data of run"),
+        ("img", "no data", "problems.json"),
         ("img", "nowhere", "nowhere: no such folder; name the folder"),
     ],
 )
 def test_a_part_that_cannot_be_told_is_one_line(
     part: str, data: str, message: str, results: Path, capsys: Captured
 ) -> None:
-    mini_scienceqa.write(results / "other data", train=8, val=2, test=59)
+    mini_scienceqa.write(results / "other data", seed=1, train=8, val=2, test=60)
+    (results / "no data").mkdir(exist_ok=True)
     assert only(results, part, results / data) == 2
     captured = capsys.readouterr()
     assert message in captured.err
