@@ -69,16 +69,15 @@ def task_data(plan: Plan, task_name: str, task: Task) -> TaskData:
         DataError: names the file, the field and the fix.
     """
     root = data_root(plan, task_name)
-    train, evaluation = examples(
-        task, root, train_limit=plan.train_limit, eval_limit=plan.eval_limit, trains=trains(plan, task_name)
-    )
+    limits = {"train_limit": plan.train_limit, "eval_limit": plan.eval_limit}
+    train, evaluation = read_splits(task, root, **limits, needs_train=trains(plan, task_name))
     return TaskData(root, train, evaluation, fingerprint([*train, *evaluation]))
 
 
-def examples(
-    task: Task, root: Path, *, train_limit: int | None, eval_limit: int | None, trains: bool
+def read_splits(
+    task: Task, root: Path, *, train_limit: int | None, eval_limit: int | None, needs_train: bool
 ) -> tuple[list[Example], list[Example]]:
-    """The examples of training and of evaluation; without `trains` none of training where they cannot be read.
+    """The examples of training and of evaluation; none of training where they cannot be read and need not be.
 
     Raises:
         DataError: names the file, the field and the fix.
@@ -86,7 +85,7 @@ def examples(
     try:
         train = task.examples("train", root, limit=train_limit)
     except DataError:
-        if trains:
+        if needs_train:
             raise
         train = []
     return train, task.examples("val" if task.split == "val" else "test", root, limit=eval_limit)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from collections import Counter, defaultdict
 from functools import cache
@@ -93,6 +94,8 @@ def test_real_questions_by_their_wording() -> None:
     known = [q for q in pictured if q.question in right]
     assert f"wording of {len(known):,} of the {len(pictured):,} questions is in the training split" in _study()
     assert f"no model at all, gives {100 * by_wording:.2f} %" in _study()
+    chance = statistics.fmean(1 / len(q.choices) for q in pictured)
+    assert f"Picking any choice gives {100 * chance:.2f} % of the questions with a picture" in _study()
     new = {q.id for q in pictured} - {q.id for q in known}
     scores, runs = reader(Store(RESULTS / "reference")), _runs("smol", "scienceqa", TEXTS)
     memvp, ademvl, frozen, blind = (
@@ -135,6 +138,11 @@ def test_real_retrieval() -> None:
             against = _against(runs[method], runs["blind"])
             assert row["against `blind`, by picture"] == f"{against.by:+.2f}, p = {against.p_value:.2g}", row
         assert row["loss at the end"] == f"{statistics.fmean(_losses(runs[method])[-10:]):.2f} nats"
+    pictures, captions, each = 125, 625, 5
+    found = [100 * k / pictures for k in (1, 5, 10)]
+    found += [100 * (1 - math.comb(captions - each, k) / math.comb(captions, k)) for k in (1, 5, 10)]
+    assert f"a random order gives {statistics.fmean(found):.2f} % mean recall" in _study()
+    assert f"an even guess among 32 costs {math.log(32):.2f} nats" in _study()
 
 
 def test_step_times() -> None:

@@ -90,10 +90,17 @@ def load(spec: BackboneSpec, *, device: str, precision: Precision, cache: Path) 
     return DecoderModel(name, llm, tower, text, images, places)
 
 
+def _context(llm: PreTrainedModel) -> int:
+    """Positions that every token can look back on: with attention that slides, no more than its window."""
+    positions: int = llm.config.max_position_embeddings
+    window: int | None = getattr(llm.config, "sliding_window", None)
+    return positions if window is None else min(positions, window)
+
+
 def _text(tokenizer: PreTrainedTokenizerBase, llm: PreTrainedModel, *, source: str, length: int | None) -> TextEncoder:
     """The tokenizer, once used: what is wrong with it is to be found before any run."""
     with folders.readable(source, "tokenizer"):
-        text = TextEncoder(tokenizer, max_length=llm.config.max_position_embeddings, exact_length=length)
+        text = TextEncoder(tokenizer, max_length=_context(llm), exact_length=length)
         text.length("a text", " and more")
         rows = len(getattr(llm.get_input_embeddings(), "weight", ()))
     special = [*text.bos, *text.eos, text.pad_id]

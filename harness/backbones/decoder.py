@@ -290,13 +290,15 @@ class DecoderModel(Backbone):
         """The loss of a laid-out batch. Logits are computed at labelled positions only; 0 when there are none."""
         targets = inputs.labels[:, 1:]
         labelled = targets != IGNORED
-        logits = self.llm.lm_head(self.hidden(inputs)[:, :-1][labelled])
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        logits = self._logits(self.hidden(inputs)[:, :-1][labelled])
         return F.cross_entropy(logits, targets[labelled], reduction="sum") / labelled.sum().clamp(min=1)
 
     def _last_logits(self, hidden: Tensor, lengths: Tensor) -> Tensor:
-        last = hidden[torch.arange(len(hidden), device=self.device), lengths - 1]
-        logits = self.llm.lm_head(last)
+        return self._logits(hidden[torch.arange(len(hidden), device=self.device), lengths - 1])
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        """In float32 at least."""
+        logits = self.llm.lm_head(hidden)
         return logits.to(torch.promote_types(logits.dtype, torch.float32))  # type: ignore[no-any-return]
 
     # Prediction -----------------------------------------------------------------------------------------------
@@ -349,8 +351,7 @@ class DecoderModel(Backbone):
             past_key_values=state.cache,
             use_cache=True,
         )
-        logits = self.llm.lm_head(hidden[asked])
-        return logits.to(torch.promote_types(logits.dtype, torch.float32))  # type: ignore[no-any-return]
+        return self._logits(hidden[asked])
 
     def next_logits(
         self,

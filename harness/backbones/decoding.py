@@ -10,6 +10,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import DynamicCache, StaticCache
 
+from harness.backbones.inputs import select
+
 if TYPE_CHECKING:
     from harness.backbones.decoder import DecoderModel
     from methods import Batch
@@ -117,8 +119,13 @@ class GreedySteps:
 def score_continuations(model: DecoderModel, batch: Batch, ids: list[list[list[int]]]) -> list[list[float]]:
     """Summed log-probabilities of continuations, as token ids, of each row.
 
-    Prompts are read once; what follows them is read at once, the n-th continuation of all rows together.
+    Prompts are read once; what follows them is read at once, the n-th continuation of all rows together. Where padding
+    between prompts and continuations would push a prompt's beginning out of a model's window, rows stand alone.
     """
+    longest = max(len(tokens) for texts in ids for tokens in texts)
+    slides = getattr(model.llm.config, "sliding_window", None) is not None
+    if slides and len(ids) > 1 and int(batch.lengths.max()) + longest > model.room:
+        return [score_continuations(model, select(batch, row), [texts])[0] for row, texts in enumerate(ids)]
     state = model.prefill(batch)
     first = state.logits.log_softmax(dim=-1)
     scores: list[list[float]] = [[] for _ in ids]

@@ -61,7 +61,7 @@ class _Part:
         limits = {name: told.get(name) for name in ("train_limit", "eval_limit")}
         try:
             task = tasks.get(record.cell.task, **(own if isinstance(own, dict) else {}))
-            train, evaluation = prepare.examples(task, self.root, **limits, trains=False)
+            train, evaluation = prepare.read_splits(task, self.root, **limits, needs_train=False)
         except (ValueError, TypeError) as error:  # a DataError too
             raise UsageError(f"run {record.run_id} cannot be split into parts: {error}") from None
         if prepare.fingerprint([*train, *evaluation]) != sha256:

@@ -58,3 +58,21 @@ def test_a_limit_that_is_reached_at_once_is_told(tiny_folders: tuple[Path, Path]
     assert done.returncode == 2
     assert "GiB are in use before any run; give more" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+FREED = """
+import torch
+from harness import host_memory
+host_memory.limit(64)
+torch.empty(16 << 20, dtype=torch.uint8)  # freed at once: glibc's heap takes what is smaller from here on
+before = host_memory._data_bytes()
+large = [torch.empty(8 << 20, dtype=torch.uint8) for _ in range(20)]
+small = [torch.empty(1000, dtype=torch.uint8) for _ in range(200)]
+del large
+print((host_memory._data_bytes() - before) >> 20)
+"""
+
+
+def test_what_is_freed_under_a_limit_is_there_for_others() -> None:
+    left = subprocess.run([sys.executable, "-c", FREED], capture_output=True, text=True, check=True, timeout=120).stdout
+    assert int(left) < 16

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import MistralConfig, MistralForCausalLM
 
 import methods
 from harness import backbones
 from harness.backbones.decoding import GreedySteps, greedy
 from harness.backbones.inputs import select
 from tests.attaching import attach, pictures, randomise
+from tests.tiny_backbone import LLM, TEXT
 
 if TYPE_CHECKING:
     from harness.backbones.decoder import DecoderModel
@@ -70,37 +73,53 @@ def test_greedy_chooses_what_forwards_without_a_cache_choose(name: str, sharp_mo
             alone = dataclasses.replace(alone, input_ids=longer, labels=longer, lengths=alone.lengths + 1)
 
 
-@pytest.mark.parametrize("name", methods.names())
-def test_a_text_is_as_likely_as_a_forward_without_a_cache_says(name: str, tiny_model: DecoderModel) -> None:
-    randomise(attach(name, tiny_model))
-    batch = tiny_model.encode(PROMPTS, answers=None, images=[*pictures(2), None])
-    texts = [[" a red ball.", " B"], [" x", " nothing at all", " so"], [" one of many."]]
-    found = tiny_model.continuation_logprobs(batch, texts)
-    assert [len(row) for row in found] == [2, 3, 1]
+TEXTS = [[" a red ball.", " B"], [" x", " nothing at all", " so"], [" one of many."]]
+
+
+def check_texts(model: DecoderModel, images: list[torch.Tensor | None], texts: list[list[str]]) -> None:
+    """Each text is as likely as one forward of its prompt and it, alone and without a cache, says."""
+    batch = model.encode(PROMPTS, answers=None, images=images)
+    found = model.continuation_logprobs(batch, texts)
+    assert [len(row) for row in found] == [len(row) for row in texts]
     for row, asked in enumerate(texts):
         alone = select(batch, row)
         for text, logprob in zip(asked, found[row], strict=True):
-            added = torch.tensor([tiny_model.text.continuation(text)])
-            longer = torch.cat([alone.input_ids, added], dim=1)
-            extended = dataclasses.replace(
-                alone, input_ids=longer, labels=longer, lengths=alone.lengths + added.numel()
-            )
+            added = torch.tensor([model.text.continuation(text)])
+            ids, lengths = torch.cat([alone.input_ids, added], dim=1), alone.lengths + added.numel()
+            longer = dataclasses.replace(alone, input_ids=ids, labels=ids, lengths=lengths)
             with torch.inference_mode():
-                logprobs = tiny_model.logits(extended)[0].log_softmax(dim=-1)[-added.numel() - 1 : -1]
+                logprobs = model.logits(longer)[0].log_softmax(dim=-1)[-added.numel() - 1 : -1]
             assert logprob == pytest.approx(float(logprobs.gather(1, added.T).sum()), abs=1e-4)
+
+
+@pytest.mark.parametrize("name", methods.names())
+def test_a_text_is_as_likely_as_a_forward_without_a_cache_says(name: str, tiny_model: DecoderModel) -> None:
+    randomise(attach(name, tiny_model))
+    check_texts(tiny_model, [*pictures(2), None], TEXTS)
+
+
+@pytest.mark.parametrize("window", [30, 100])
+def test_texts_behind_attention_that_slides(window: int, tiny_folders: tuple[Path, Path], tmp_path: Path) -> None:
+    """Also where they fit the window behind their own prompts, and behind the padding of a batch they would not."""
+    llm, vision = tiny_folders
+    shutil.copytree(llm, tmp_path / "mistral")
+    config = MistralConfig(**LLM, **TEXT, num_attention_heads=4, num_key_value_heads=2, sliding_window=window)
+    MistralForCausalLM(config).save_pretrained(tmp_path / "mistral")
+    model = backbones.load(backbones.BackboneSpec("tiny", str(tmp_path / "mistral"), str(vision)))
+    assert model.max_length == window
+    check_texts(model, [None] * 3, [[" a red ball.", " B"], [" so"], [" nothing at all, or all"]])
 
 
 @pytest.mark.parametrize("name", ["full", "llava", "ademvl"])
 def test_texts_are_scored_in_bf16_as_a_run_asks_for_them(name: str, tiny_folders: tuple[Path, Path]) -> None:
     spec = backbones.BackboneSpec("tiny", *map(str, tiny_folders))
-    texts = [[" a red ball.", " B"], [" x", " nothing at all", " so"], [" one of many."]]
     found = []
     for precision in ("bf16", "fp32"):
         model = backbones.load(spec, precision=precision)  # type: ignore[arg-type]
         attach(name, model)  # type: ignore[arg-type]
         batch = model.encode(PROMPTS, answers=None, images=[*pictures(2), None])
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"):
-            found.append(model.continuation_logprobs(batch, texts))
+            found.append(model.continuation_logprobs(batch, TEXTS))
     for half, whole in zip(*found, strict=True):
         assert half == pytest.approx(whole, rel=0.02)
 

@@ -21,7 +21,7 @@ from tests.records import make
 def recorded(root: Path, task: str, *, eval_limit: int | None = None, **options: Any) -> tuple[Record, dict[str, Any]]:
     """A run on the data of `root`, and its scores."""
     asked = tasks.get(task, **options)
-    train, evaluation = prepare.examples(asked, root, train_limit=None, eval_limit=eval_limit, trains=True)
+    train, evaluation = prepare.read_splits(asked, root, train_limit=None, eval_limit=eval_limit, needs_train=True)
     record = make(task=task, data__sha256=prepare.fingerprint([*train, *evaluation]), run__eval_limit=eval_limit)
     record.cell.options["task"] = options
     return record, {example.id: ExampleScore(example.id, 1.0) for example in evaluation}
