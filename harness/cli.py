@@ -246,7 +246,13 @@ def _add_flops(flops: argparse.ArgumentParser) -> None:
         metavar="LIST",
         help="lengths of the text (default: 64,128,256,512,1024)",
     )
-    flops.add_argument("--format", choices=("md", "json"), default="md", help="default: md")
+    flops.add_argument(
+        "--format",
+        choices=("md", "json", "html"),
+        default="md",
+        help="html: plots (default: md)",
+    )
+    flops.add_argument("--out", type=Path, metavar="FILE", help="write here instead of printing")
     flops.set_defaults(task=None, command=commands.flops)
 
 

@@ -70,19 +70,23 @@ def leaderboard(args: argparse.Namespace) -> int:
     """`leaderboard`: the tables of all records below a results folder."""
     _check_results(args)
     _check_ending(args)
-    text = _page(args) if args.format == "html" else _tables(args)
-    if args.out is None:
-        print(text.rstrip("\n"))
-    else:
-        try:
-            args.out.write_text(text, encoding="utf-8")
-        except OSError as error:
-            raise UsageError(f"--out {args.out}: cannot be written ({error.strerror}); name another file") from None
+    _say(args, _page(args) if args.format == "html" else _tables(args))
     runs = args.results / "runs"
     if not any(runs.rglob("*.json")):
         where = f"--results names the folder that holds {runs.name}/ (ours: results/reference)"
         print(f"vltune: {runs} holds no record; {where}", file=sys.stderr)
     return 0
+
+
+def _say(args: argparse.Namespace, text: str) -> None:
+    """Print it, or write it where `--out` says."""
+    if args.out is None:
+        print(text.rstrip("\n"))
+        return
+    try:
+        args.out.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"--out {args.out}: cannot be written ({error.strerror}); name another file") from None
 
 
 def _check_results(args: argparse.Namespace) -> None:
@@ -111,7 +115,9 @@ def _shown(args: argparse.Namespace) -> tuple[list[Record], list[PublishedTable]
 
 
 def _check_ending(args: argparse.Namespace) -> None:
-    """Refuse a file whose ending promises another format."""
+    """Refuse a file whose ending promises another format, and a page without a file."""
+    if args.format == "html" and args.out is None:
+        raise UsageError("--format html: a page to look at; name its file with --out FILE.html")
     endings = {".html": "html", ".csv": "csv", ".json": "json", ".tex": "latex"}
     promised = None if args.out is None else endings.get(args.out.suffix.lower())
     if promised not in (None, args.format):
@@ -143,8 +149,6 @@ def _page(args: argparse.Namespace) -> str:
     for name in ("columns", "sort"):
         if getattr(args, name):
             raise UsageError(f"--{name}: is chosen on the page of --format html itself; drop it")
-    if args.out is None:
-        raise UsageError("--format html: a page to look at; name its file with --out FILE.html")
     for folder in args.data_root:
         if not folder.exists():
             raise UsageError(f"--data-root {folder}: no such folder; name the folder that holds the task's files")
@@ -235,10 +239,19 @@ def flops(args: argparse.Namespace) -> int:
     """`flops`: what a training step, a prompt and a token take, by length of text."""
     from harness import plan
 
+    _check_ending(args)
     chosen, spec = plan.build_methods(args), plan.backbone_spec(args, shapes=True)
-    from harness.meters.growth import report
+    from harness.meters import growth
+    from harness.report import costs
 
-    print(report(chosen, spec, lengths=args.lengths, format=args.format))
+    found, refused = growth.costs(chosen, spec, args.lengths)
+    if args.format == "html":
+        text = costs.render(found, refused, backbone=spec.name)
+    elif args.format == "json":
+        text = growth.as_json(found, refused)
+    else:
+        text = growth.as_markdown(found, refused, backbone=spec.name)
+    _say(args, text)
     return 0
 
 

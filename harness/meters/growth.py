@@ -79,33 +79,36 @@ def exponent(lengths: Sequence[int], values: Sequence[float]) -> float | None:
     return statistics.linear_regression([*map(math.log, lengths)], [*map(math.log, values)]).slope
 
 
-def report(methods: Sequence[tuple[str, Method]], spec: BackboneSpec, *, lengths: Sequence[int], format: str) -> str:
-    """The costs as a Markdown table, or all of them as JSON.
+def as_json(costs: Sequence[Cost], refused: Mapping[str, str]) -> str:
+    """Every cost, and by method why the others have none."""
+    return json.dumps({"costs": [dataclasses.asdict(cost) for cost in costs], "skipped": refused}, indent=2)
 
-    Raises:
-        BackboneError: see `costs`.
-    """
-    found, refused = costs(methods, spec, lengths)
-    if format == "json":
-        return json.dumps({"costs": [dataclasses.asdict(cost) for cost in found], "skipped": refused}, indent=2)
+
+def as_markdown(costs: Sequence[Cost], refused: Mapping[str, str], *, backbone: str) -> str:
+    """The table, and below it what its columns mean and which methods are not in it."""
     said = [
-        f"FLOPs of one sample on {spec.name}: a training step at each length of text with a picture, and the power of "
+        f"FLOPs of one sample on {backbone}: a training step at each length of text with a picture, and the power of "
         "the length that this grows as; what the picture adds to the shortest text; reading the longest with its "
         "picture; one token more after it.",
         *(f"Left out: {name} ({reason})." for name, reason in refused.items()),
     ]
-    return "\n\n".join([table(found), *said] if found else said)
+    return "\n\n".join([table(costs), *said] if costs else said)
 
 
 def table(costs: Sequence[Cost]) -> str:
-    """One row for each method, as Markdown; the costs hold the same lengths of every method."""
+    """The rows as Markdown."""
     from tabulate import tabulate
 
+    found = rows(costs)
+    align = ["left", *["right"] * (len(found[0]) - 1)]
+    return tabulate(found, headers="keys", tablefmt="github", disable_numparse=True, colalign=align)
+
+
+def rows(costs: Sequence[Cost]) -> list[dict[str, str]]:
+    """One row for each method, by title of column; the costs hold the same lengths of every method."""
     lengths = sorted({cost.text_tokens for cost in costs})
     names = dict.fromkeys(cost.method for cost in costs)
-    rows = [_row(name, {(c.text_tokens, c.images): c for c in costs if c.method == name}, lengths) for name in names]
-    align = ["left", *["right"] * (len(rows[0]) - 1)]
-    return tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True, colalign=align)
+    return [_row(name, {(c.text_tokens, c.images): c for c in costs if c.method == name}, lengths) for name in names]
 
 
 def _row(name: str, costs: Mapping[tuple[int, int], Cost], lengths: Sequence[int]) -> dict[str, str]:

@@ -9,11 +9,10 @@ from collections.abc import Sequence
 import torch
 
 from harness.backbones import Precision
+from harness.backbones.clip_llama import DTYPES
 from harness.bench import ceiling
 from harness.one_line import named
 from harness.record import Meter, Scalar, scalar, unavailable
-
-_DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def utilisation(
@@ -37,7 +36,7 @@ def utilisation(
         return unavailable("needs train_flops_per_sample, which could not be counted")
     rate = flops_per_sample.value * samples_per_step / (statistics.median(step_ms) / 1e3)
     try:
-        best = _best_flops_per_s(device, _DTYPES[precision])
+        best = _best_flops_per_s(device, DTYPES[precision])
     except Exception as error:  # noqa: BLE001 - whatever it is, it must not cost a finished run its record
         said = named(error)
         return unavailable(f"the device's rate could not be measured: {said}")

@@ -12,6 +12,8 @@ from harness.record import Record
 if TYPE_CHECKING:
     from harness.tables.published import PublishedTable
 
+_SCRIPTS = ("theme", "grid", "labels", "figures", "plots", "curves", "examples", "runs", "filters")
+
 
 def render(
     records: Iterable[Record],
@@ -28,8 +30,6 @@ def render(
         data_roots: folders with the tasks' data. Without them the examples have no prompts, right answers and pictures.
         published: the papers' tables, which stand apart, below ours.
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
     from harness.collection import paused
     from harness.report import assets
     from harness.report.page import page
@@ -39,14 +39,6 @@ def render(
 
     with paused():
         content = page(list(records), Store(store_root) if store_root is not None else None, data_roots)
-    scripts = [assets.plotly_script(), assets.own_script()]
-    environment = Environment(
-        loader=FileSystemLoader(assets.FOLDER / "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     data = {
         "runs": content.runs,
         "plots": {section.id: section.plots for section in content.sections},
@@ -54,12 +46,11 @@ def render(
         "curves": {run: dataclasses.asdict(curve) for run, curve in content.curves.items()},
         "examples": {section.id: section.examples for section in content.sections if section.examples},
     }
-    return environment.get_template("page.html").render(
+    return assets.filled(
+        "page.html",
+        _SCRIPTS,
+        data,
         page=content,
         published=[shown(table, visible) for table in published],
         published_said=SAID,
-        styles=assets.styles(),
-        scripts=scripts,
-        policy=assets.policy(scripts),
-        data=assets.data_block(data),
     )

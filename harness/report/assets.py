@@ -5,21 +5,44 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 FOLDER = Path(__file__).parent
-_SCRIPTS = ("theme", "grid", "labels", "figures", "plots", "curves", "examples", "runs", "filters")
 
 
-def styles() -> str:
-    """The style sheet."""
-    return (FOLDER / "static" / "report.css").read_text(encoding="utf-8")
+def filled(template: str, scripts: Sequence[str], data: Any, **content: Any) -> str:
+    """A page as the text of an HTML file that needs no other.
+
+    Args:
+        template: its file in templates/.
+        scripts: names of its own scripts in static/, in the order in which they run.
+        data: what these read; see `data_block`.
+        content: what the template shows; all of it is escaped.
+    """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(FOLDER / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    parts = [plotly_script(), own_script(scripts)]
+    return environment.get_template(template).render(
+        styles=(FOLDER / "static" / "report.css").read_text(encoding="utf-8"),
+        scripts=parts,
+        policy=policy(parts),
+        data=data_block(data),
+        **content,
+    )
 
 
-def own_script() -> str:
-    """The page's own scripts as one."""
-    parts = [(FOLDER / "static" / f"{name}.js").read_text(encoding="utf-8") for name in _SCRIPTS]
+def own_script(names: Sequence[str]) -> str:
+    """Some of the pages' own scripts as one."""
+    parts = [(FOLDER / "static" / f"{name}.js").read_text(encoding="utf-8") for name in names]
     return in_script('"use strict";\n' + "\n".join(parts))
 
 

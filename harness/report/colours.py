@@ -26,12 +26,11 @@ class Look:
     baseline: bool
 
 
-def looks(records: Iterable[Record]) -> dict[str, Look]:
+def looks(methods: Iterable[str]) -> dict[str, Look]:
     """The look of every method by name: baselines are grey and hollow, methods after the alphabet, in colour."""
-    names = sorted({record.cell.method for record in records})
-    methods = [name for name in names if name not in BASELINES]
+    names = sorted(set(methods))
     found = {}
-    for index, name in enumerate(methods):
+    for index, name in enumerate(name for name in names if name not in BASELINES):
         found[name] = Look(visible(name), f"m{index % COLOURS}", _SYMBOLS[index % len(_SYMBOLS)], baseline=False)
     for index, name in enumerate(name for name in names if name in BASELINES):
         found[name] = Look(visible(name), f"b{index}", _BASELINE_SYMBOLS[index], baseline=True)

@@ -113,7 +113,9 @@ def page(records: Sequence[Record], store: Store | None, data_roots: Sequence[Pa
     found = tables(ordered, scores)
     paged = _paged(ordered, found)
     learned, no_curve = curves.read(paged, store)
-    source = _Source(by_run, looks(ordered), store, data_roots, scores, learned, no_curve)
+    source = _Source(
+        by_run, looks(record.cell.method for record in ordered), store, data_roots, scores, learned, no_curve
+    )
     sections = [_section(index, found, source) for index in range(len(found))]
     counts: dict[str, int] = {}
     for record in ordered:

@@ -12,7 +12,7 @@ from tests.harness.report.records import make
 
 
 def shown(records: list[Record]) -> tuple[Grid, list[Chart]]:
-    known, by_run = looks(records), {record.run_id: record for record in records}
+    known, by_run = looks(record.cell.method for record in records), {record.run_id: record for record in records}
     [table] = tables(records)
     return grid(table, lambda row: look_of(row, by_run, known)), charts(table, lambda row: look_of(row, by_run, known))
 

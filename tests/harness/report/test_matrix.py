@@ -48,7 +48,7 @@ def compared(found: Mapping[str, Parts], *, goal: Literal["max", "min"] = "max")
 
 
 def of_table(records: list[Record], scores: Scores) -> Verdicts:
-    known, by_run = looks(records), {record.run_id: record for record in records}
+    known, by_run = looks(record.cell.method for record in records), {record.run_id: record for record in records}
     [table] = tables(records, scores)
     return verdicts(table, by_run, scores, lambda row: look_of(row, by_run, known))
 

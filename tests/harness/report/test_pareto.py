@@ -36,7 +36,7 @@ def test_the_front_is_what_the_definition_says(goal: Literal["max", "min"]) -> N
 
 
 def drawn(records: list[Record]) -> dict[str, dict[str, Any]]:
-    known, by_run = looks(records), {record.run_id: record for record in records}
+    known, by_run = looks(record.cell.method for record in records), {record.run_id: record for record in records}
     [table] = tables(records)
     found = plots(table, lambda row: look_of(row, by_run, known), by_run)
     return {plot["x"]: plot for plot in found}
