@@ -134,6 +134,8 @@ def reported() -> tuple[type[Exception], ...]:
 
 
 MINI_TASKS = ("coco_caption", "retrieval", "scienceqa")
+NAMED = ("methods", "tasks", "backbones")
+TIMED = ("memory-read", "step", "decode", "upkeep", "all")
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -185,7 +187,7 @@ def parser() -> argparse.ArgumentParser:
         )
     )
     listing = add("list", help="print the names of methods, tasks or backbones")
-    listing.add_argument("what", choices=("methods", "tasks", "backbones"), help="which names")
+    listing.add_argument("what", choices=NAMED, metavar="|".join(NAMED), help="which names")
     listing.set_defaults(command=commands.list_names)
     _add_data(add("data", help="write the mini world's data, download a data set, or check data of your own"))
     _add_backbone(add("backbone", help="pretrain the mini backbone"))
@@ -257,7 +259,7 @@ def _add_flops(flops: argparse.ArgumentParser) -> None:
 
 
 def _add_bench(bench: argparse.ArgumentParser) -> None:
-    bench.add_argument("what", choices=("memory-read", "step", "decode", "upkeep", "all"), help="what to time")
+    bench.add_argument("what", choices=TIMED, metavar="|".join(TIMED), help="what to time")
     bench.add_argument("--device", metavar="auto|cpu|cuda:N", help="default: auto")
     bench.add_argument("--out", type=Path, metavar="FILE", help="write everything measured as JSON too")
     bench.add_argument("--reduced", action="store_true", help="tiny sizes: shows that all of it runs, not how fast")

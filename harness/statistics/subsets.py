@@ -65,5 +65,9 @@ class _Part:
         except (ValueError, TypeError) as error:  # a DataError too
             raise UsageError(f"run {record.run_id} cannot be split into parts: {error}") from None
         if prepare.fingerprint([*train, *evaluation]) != sha256:
-            raise UsageError(f"--data-root {self.root}: not the data of run {record.run_id}; name what it used")
+            made = f"vltune data mini --task {record.cell.task} --out DIR"
+            raise UsageError(
+                f"--data-root {self.root}: not the data of run {record.run_id}; name what it used "
+                f"(of a run without --data-root: what '{made}' writes)"
+            )
         return task.subsets(evaluation)

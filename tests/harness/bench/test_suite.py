@@ -68,7 +68,7 @@ def test_a_wrong_implementation_gets_no_speed(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["bench"], "the following arguments are required: what"),
+        (["bench"], "required: memory-read|step|decode|upkeep|all"),
         (["bench", "steps"], "invalid choice: 'steps'"),
         (["bench", "all", "--device", "cuda:77"], "--device cuda:77"),
         (
