@@ -1,11 +1,13 @@
 """The committed leaderboard is what the committed records give."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from harness.record import Record
+from harness.report import render as page
 from harness.statistics.example_scores import reader
 from harness.store import Store
 from harness.tables.leaderboard import View, markdown, render
@@ -18,6 +20,19 @@ def test_the_leaderboard_is_generated_from_the_records() -> None:
     records = store.read()
     assert records
     assert (RESULTS / "LEADERBOARD.md").read_text(encoding="utf-8") == markdown(records, scores=reader(store))
+
+
+def test_the_report_is_generated_from_the_records() -> None:
+    made = page(Store(RESULTS / "reference").read(), RESULTS / "reference")
+    assert _ours((RESULTS / "report.html").read_text(encoding="utf-8")) == _ours(made)
+
+
+def _ours(text: str) -> str:
+    """The report without plotly's script, its first, which another version has otherwise, and the hashes."""
+    text, policies = re.subn("script-src [^;]*;", "", text, count=1)
+    text, scripts = re.subn("<script>.*?</script>", "", text, count=1, flags=re.DOTALL)
+    assert (policies, scripts, len(re.findall("<script>", text))) == (1, 1, 1)
+    return text
 
 
 def _medians() -> dict[str, float]:
