@@ -157,7 +157,7 @@ def parser() -> argparse.ArgumentParser:
     cli_run.add_flags(add("run", help="train and evaluate methods on tasks, then print the leaderboard"))
     _add_leaderboard(add("leaderboard", help="print the tables of all recorded runs"))
     comparing = add("compare", help="test two methods, or two runs, on the same examples")
-    comparing.add_argument("a", metavar="A", help="a method's name or a run id")
+    comparing.add_argument("a", metavar="A", help="a method's name, a row as tables name it, or a run id")
     comparing.add_argument("b", metavar="B", help="the same")
     comparing.add_argument("--task", metavar="NAME", help="only this task (default: every one that both have)")
     comparing.add_argument(

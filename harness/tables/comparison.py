@@ -33,7 +33,7 @@ def report(a: str, b: str, records: Sequence[Record], scores: Scores, *, part: s
     A section whose runs cannot be compared says why instead.
 
     Args:
-        a, b: a method's name or a run id.
+        a, b: a method's name, a row's as tables have it, such as `blind (of=memvp)`, or a run id.
         records: all of a results folder.
         scores: see `harness.statistics.example_scores.reader`.
         part: of the examples, which `scores` is about; None for all.
@@ -44,12 +44,13 @@ def report(a: str, b: str, records: Sequence[Record], scores: Scores, *, part: s
             enough of them.
     """
     done = {record.run_id: record for record in records if record.status == "ok"}
-    a, b = (_named(name, records) for name in (a, b))
+    found = tables(records)
+    a, b = (_named(name, records, found) for name in (a, b))
     if a in done and b in done:
         title = _title(f"{done[a].cell.task} · {done[a].cell.backbone}", part)
         return _section(title, Side(a, [done[a]]), Side(b, [done[b]]), scores)
     sections, refused = list[str](), list[_Refusal]()
-    for table in tables(records):
+    for table in found:
         title = _title(table.title, part)
         try:
             one, other = (_side(name, table, done) for name in (a, b))
@@ -69,14 +70,15 @@ def _title(table: str, part: str | None) -> str:
     return table if part is None else f"{table} · only {part}"
 
 
-def _named(name: str, records: Sequence[Record]) -> str:
-    """A method as it is, a run's whole id for its beginning."""
-    methods = sorted({record.cell.method for record in records if record.status == "ok"})
-    if name in methods:
+def _named(name: str, records: Sequence[Record], all_tables: Sequence[Table]) -> str:
+    """A method or row as it is, a run's whole id for its beginning."""
+    methods = {record.cell.method for record in records if record.status == "ok"}
+    known = sorted(methods | {row.method for table in all_tables for row in table.rows})
+    if name in known:
         return name
     found = begun(name, records)
     if len(found) != 1:
-        hint = f"{len(found)} runs begin so; write more of it" if found else suggest(name, methods)
+        hint = f"{len(found)} runs begin so; write more of it" if found else suggest(name, known)
         raise UsageError(f"no finished run or method {name!r} here; {hint}")
     if found[0].status != "ok":
         raise UsageError(f"run {found[0].run_id} is {found[0].status}: {found[0].reason}; compare finished runs")
@@ -91,12 +93,13 @@ def begun(run_id: str, records: Sequence[Record]) -> list[Record]:
 
 def _side(name: str, table: Table, done: Mapping[str, Record]) -> Side:
     """The runs of a table's row that a name means; none where the table has no such row."""
-    rows = [row.runs for row in table.rows]
-    matching = [runs for runs in rows if name in runs or done[runs[0]].cell.method == name]
-    if len(matching) > 1:
-        first = ", ".join(runs[0] for runs in matching)
-        raise UsageError(f"{name} was run with {len(matching)} settings; name a run of each instead: {first}")
-    named = [name] if matching and name in done else [run for runs in matching for run in runs]
+    rows = [row for row in table.rows if row.method == name] or [
+        row for row in table.rows if name in row.runs or done[row.runs[0]].cell.method == name
+    ]
+    if len(rows) > 1:
+        instead = ", ".join(f"{row.method!r} ({row.runs[0]})" for row in rows)
+        raise UsageError(f"{name} was run with {len(rows)} settings; name a row or a run instead: {instead}")
+    named = [name] if rows and name in done else [run for row in rows for run in row.runs]
     runs, primary = [done[run] for run in named], next(iter(table.metrics), "")
     # A seed that has no score takes no part, unless none has one: then that is what is to be said.
     return Side(name, [run for run in runs if score_of(run, primary) is not None] or runs)

@@ -53,6 +53,13 @@ def test_runs_are_named_by_their_ids(results: Path, capsys: Captured) -> None:
     assert "- method.slots: 16 against 20" in capsys.readouterr().out
 
 
+def test_rows_are_named_as_tables_have_them(results: Path, capsys: Captured) -> None:
+    assert compare(results, "memvp (slots=16)", "memvp (slots=20)") == 0
+    text = capsys.readouterr().out
+    assert "memvp (slots=16) against memvp (slots=20)" in text
+    assert "- method.slots: 16 against 20" in text
+
+
 def test_the_beginning_of_a_run_id_will_do(results: Path, capsys: Captured) -> None:
     ids = [record.run_id for record in Store(results).read() if record.cell.method == "memvp"]
     assert compare(results, *(id[:-3] for id in ids)) == 0
@@ -63,7 +70,7 @@ def test_the_beginning_of_a_run_id_will_do(results: Path, capsys: Captured) -> N
     ("a", "b", "message"),
     [
         ("lora", "loar", "no finished run or method 'loar' here; did you mean 'lora'?"),
-        ("memvp", "lora", "memvp was run with 2 settings; name a run of each instead: "),
+        ("memvp", "lora", "memvp was run with 2 settings; name a row or a run instead: 'memvp (slots=16)' (20"),
         ("llava", "lora", "llava and lora have no comparable runs"),
     ],
 )
