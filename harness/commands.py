@@ -69,7 +69,7 @@ def _run_planned(args: argparse.Namespace, planned: Plan) -> int:
 def leaderboard(args: argparse.Namespace) -> int:
     """`leaderboard`: the tables of all records below a results folder."""
     _check_results(args)
-    _check_ending(args)
+    _check_out(args, ("md", "html", "csv", "json", "latex"))
     _say(args, _page(args) if args.format == "html" else _tables(args))
     runs = args.results / "runs"
     if not any(runs.rglob("*.json")):
@@ -114,14 +114,19 @@ def _shown(args: argparse.Namespace) -> tuple[list[Record], list[PublishedTable]
     return found, [table for table in papers if args.task in (None, table.task)]
 
 
-def _check_ending(args: argparse.Namespace) -> None:
-    """Refuse a file whose ending promises another format, and a page without a file."""
-    if args.format == "html" and args.out is None:
-        raise UsageError("--format html: a page to look at; name its file with --out FILE.html")
+def _check_out(args: argparse.Namespace, formats: Sequence[str]) -> None:
+    """Refuse a page without a file, a file whose ending promises another format, and a place for none."""
+    if args.out is None:
+        if args.format == "html":
+            raise UsageError("--format html: a page to look at; name its file with --out FILE.html")
+        return
     endings = {".html": "html", ".csv": "csv", ".json": "json", ".tex": "latex"}
-    promised = None if args.out is None else endings.get(args.out.suffix.lower())
-    if promised not in (None, args.format):
-        raise UsageError(f"--out {args.out}: would hold {args.format}; add --format {promised} or name another file")
+    promised = endings.get(args.out.suffix.lower(), args.format)
+    if promised != args.format:
+        instead = f"add --format {promised} or name" if promised in formats else "name"
+        raise UsageError(f"--out {args.out}: would hold {args.format}; {instead} another file")
+    if args.out.is_dir() or not args.out.parent.is_dir():
+        raise UsageError(f"--out {args.out}: cannot be written (a folder, or in none); name another file")
 
 
 def _tables(args: argparse.Namespace) -> str:
@@ -239,7 +244,7 @@ def flops(args: argparse.Namespace) -> int:
     """`flops`: what a training step, a prompt and a token take, by length of text."""
     from harness import plan
 
-    _check_ending(args)
+    _check_out(args, ("md", "json", "html"))
     chosen, spec = plan.build_methods(args), plan.backbone_spec(args, shapes=True)
     from harness.meters import growth
     from harness.report import costs

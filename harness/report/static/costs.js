@@ -12,14 +12,15 @@
     };
   }
 
-  // From nothing to the most, where a logarithmic axis would make much of little.
-  const LOG_FROM = 2;
+  // Below, a logarithmic axis would make much of little, and have fewer than two figures to show.
+  const LOG_FROM = 5;
+  const ROOM = 45;
 
-  function upwards(values) {
+  function upwards(values, unit) {
     const [low, high] = [Math.min(...values), Math.max(...values)];
-    if (high < LOG_FROM * low) return axis("TFLOP", [0, high * 1.08], { tickformat: ",~r" });
+    if (high < LOG_FROM * low) return axis(unit, [0, high * 1.08], { tickformat: ",~r" });
     const span = range(values);
-    return axis("TFLOP", span, logTicks(span, HEIGHT - MARGIN.t - MARGIN.b));
+    return axis(unit, span, logTicks(span, HEIGHT - MARGIN.t - MARGIN.b));
   }
 
   function range(values) {
@@ -28,19 +29,22 @@
     return [low - pad, high + pad];
   }
 
-  // The lengths themselves, as there are few; where they would run into one another, powers of ten.
+  // The lengths themselves, as far as there is room for them.
   function lengths(xs, span, width) {
-    const found = [...new Set(xs)].sort((a, b) => a - b);
-    const near = found.some((x, index) => index && Math.log10(x / found[index - 1]) / (span[1] - span[0]) * width < 45);
-    return near ? logTicks(span, width) : { type: "log", tickmode: "array", tickvals: found, ticktext: found.map((x) => x.toLocaleString("en")) };
+    const place = (x) => Math.log10(x) / (span[1] - span[0]) * width;
+    const shown = [];
+    for (const x of [...new Set(xs)].sort((a, b) => a - b)) {
+      if (!shown.length || place(x) - place(shown.at(-1)) >= ROOM) shown.push(x);
+    }
+    return { type: "log", tickmode: "array", tickvals: shown, ticktext: shown.map((x) => x.toLocaleString("en")) };
   }
 
-  function build({ lines }) {
+  function build({ lines, unit }) {
     const xs = lines.flatMap((line) => line.x);
     const x = range(xs);
     return (isShown, width) => ({
       traces: lines.map(trace),
-      layout: layout(axis("Text (tokens)", x, lengths(xs, x, width - MARGIN.l - MARGIN.r)), upwards(lines.flatMap((line) => line.y))),
+      layout: layout(axis("Text (tokens)", x, lengths(xs, x, width - MARGIN.l - MARGIN.r)), upwards(lines.flatMap((line) => line.y), unit)),
     });
   }
 

@@ -299,20 +299,22 @@ def test_hostile_text_is_shown_and_does_nothing(browser: Browser, tmp_path: Path
 @pytest.mark.parametrize("width", [360, 1280])
 def test_the_plots_of_costs_are_drawn(browser: Browser, tmp_path: Path, width: int) -> None:
     found = [
-        Cost(method, tokens, images, k * tokens * 10**12, tokens * 10**12, 10**9)
+        Cost(method, tokens, images, k * tokens * 10**12, tokens * 10**6, 10**6)
         for k, method in enumerate(("memvp", "lora"), start=1)
         for tokens in (64, 128, 256)
         for images in (0, 1)
     ]
     (tmp_path / "costs.html").write_text(costs.render(found, {}, backbone="llama-7b"), encoding="utf-8")
     browser.open(tmp_path / "costs.html", width=width)
-    for index, place in enumerate(browser.all(".plot")):
+    places = browser.all(".plot")
+    assert len(places) == 3
+    for place in places:
         browser.run("arguments[0].scrollIntoView({block: 'center'})", place)
         points = until(lambda place=place: place.find_elements("css selector", ".point"))
         assert len(points) == 2 * 2 * 3
         ticks = texts(place.find_elements("css selector", ".xtick text"))
         assert ticks == ["64", "128", "256"]
-        assert texts(place.find_elements("css selector", ".ytick text")), index
+        assert len(texts(place.find_elements("css selector", ".ytick text"))) >= 2
     assert browser.run("return document.documentElement.scrollWidth") <= width
     before = browser.run("return document.documentElement.dataset.theme")
     browser.one("#theme").click()
