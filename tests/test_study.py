@@ -39,7 +39,7 @@ STEP_TIMES = {
 """Columns of its table of costs: of which backbone and task."""
 ANSWER_TOKENS = 6
 """Of "The answer is B." with the end of the text, in SmolLM2's vocabulary; but for the letter always the same."""
-SHORT = 150
+SHORT, LONG = 150, 450
 """Steps of the plan's captions."""
 LETTERS, TEXTS = 900, 600
 """Steps of its questions that are answered with a letter, and with the text of a choice."""
@@ -136,6 +136,8 @@ def test_real_captions() -> None:
         if method != "blind":
             against = _against(runs[method], runs["blind"])
             assert row["against `blind`, paired"] == f"{against.by:+.2f}, p = {against.p_value:.2g}", row
+    long = _runs("smol", "coco_caption", LONG)
+    assert f"cannot be told apart (p = {_against(long['memvp'], long['ademvl']).p_value:.2g})" in _study()
 
 
 def test_real_retrieval() -> None:
