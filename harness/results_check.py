@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from harness import beside
 from harness.one_line import printable
 from harness.record import SEAL, SEAL_LENGTH, NamedFile, Record, RecordError, cell_key, load
 from harness.store import Store
@@ -116,9 +117,10 @@ def _check_folder(here: _Check, folder: Path, names: Sequence[str]) -> None:
     _check_leftovers(here, folder, names)
     taken = {file for name in names if _is_record(name) for file in _check_record(here, folder / name)}
     for name in names:
-        if name.endswith(".jsonl") and not name.startswith(".") and name not in taken:
+        written = name.removesuffix(beside.ENDING)
+        if written.endswith(".jsonl") and not name.startswith(".") and written not in taken:
             fix = "delete it, unless a run is still writing its record or that can be restored from a copy"
-            kind = "samples" if name.endswith(".samples.jsonl") else "predictions"
+            kind = "samples" if written.endswith(".samples.jsonl") else "predictions"
             here.report(folder / name, f"{kind} of no record", fix)
 
 
@@ -143,11 +145,11 @@ def _check_record(here: _Check, path: Path) -> list[str]:
     key, made = cell_key(record.cell)[:8], _RUN_ID.fullmatch(record.run_id)
     if made and made["key"] != key:
         here.report(path, f"the cell was edited: its key is {key}, the run id says {made['key']}", _RESTORE)
-    beside = [(record.predictions, _evaluated(record), "predictions"), (record.samples, None, "samples")]
-    for named, expected, kind in beside:
+    own = [(record.predictions, _evaluated(record), "predictions"), (record.samples, None, "samples")]
+    for named, expected, kind in own:
         if named is not None:
             _check_beside(here, path, named, lines=expected, kind=kind)
-    return [named.file for named, _, _ in beside if named is not None]
+    return [named.file for named, _, _ in own if named is not None]
 
 
 def _unreadable(path: Path, what: str) -> Problem:
@@ -189,14 +191,15 @@ def _check_place(here: _Check, path: Path, record: Record) -> None:
 
 def _check_beside(here: _Check, path: Path, named: NamedFile, *, lines: int | None, kind: str) -> None:
     """Hold a file beside a record against what that says of it: its hash, and the number of lines where it is known."""
-    beside = path.with_name(named.file)
-    if not _is_file(beside):
+    file = beside.found(path.with_name(named.file))
+    if not _is_file(file):
         here.report(path, f"its {kind} {named.file} are not there", _RESTORE)
         return
     try:
-        sha256, found, whole = _read(beside)
-    except OSError as error:
-        here.report(beside, f"cannot be read: {error.strerror}", "make it readable")
+        sha256, found, whole = _read(file)
+    except beside.UNREADABLE as error:
+        fix = "make it readable" if isinstance(error, PermissionError) else _RESTORE
+        here.report(file, f"cannot be read: {beside.why(error)}", fix)
         return
     wrong = []
     if lines is not None and found != lines:
@@ -206,7 +209,7 @@ def _check_beside(here: _Check, path: Path, named: NamedFile, *, lines: int | No
     if sha256 != named.sha256:
         wrong.append("the sha256 is not the one in the record")
     if wrong:
-        here.report(beside, ", ".join(wrong), _RESTORE)
+        here.report(file, ", ".join(wrong), _RESTORE)
 
 
 def _evaluated(record: Record) -> int | None:
@@ -219,7 +222,7 @@ def _evaluated(record: Record) -> int | None:
 def _read(path: Path) -> tuple[str, int, bool]:
     """SHA-256 of a file, its lines, and whether the last one ends."""
     digest, lines, last = hashlib.sha256(), 0, b"\n"
-    with path.open("rb") as file:
+    with beside.opened(path) as file:
         while chunk := file.read(_CHUNK_BYTES):
             digest.update(chunk)
             lines += chunk.count(b"\n")

@@ -23,6 +23,7 @@ from urllib.parse import quote
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import from_json
 
+from harness import beside
 from harness.collection import paused
 from harness.record import SAMPLES, Cell, NamedFile, Record, RecordError, cell_key, load
 
@@ -88,11 +89,11 @@ class Store:
             path.parent.mkdir(parents=True, exist_ok=True)
             if path.exists():
                 raise FileExistsError
-            beside = {"predictions": predictions, "samples": None if samples is None else _series(samples)}
+            given = {"predictions": predictions, "samples": None if samples is None else _series(samples)}
             with _of(path) as written:
                 named = {
                     kind: _write_beside(path.with_name(f"{record.run_id}.{kind}.jsonl"), rows, written)
-                    for kind, rows in beside.items()
+                    for kind, rows in given.items()
                     if rows is not None
                 }
                 record = record.model_copy(update=named)
@@ -117,17 +118,17 @@ class Store:
                         path.unlink(missing_ok=True)
 
     def rows(self, record: Record, named: NamedFile) -> list[dict[str, Any]]:
-        """The lines of a file beside a record, as they were written.
+        """The lines of a file beside a record, as they were written; compressed since or not.
 
         Raises:
             StoreError: it is missing, cannot be read, or is not the file that the record names.
         """
-        path = self.folder(record) / named.file
+        path = beside.found(self.folder(record) / named.file)
         fix = "restore it from a copy, or run the cell again with --fresh"
         try:
-            content = path.read_bytes()
-        except OSError as error:
-            raise StoreError(f"{path}: cannot be read ({error.strerror}); {fix}") from None
+            content = beside.read(path)
+        except beside.UNREADABLE as error:
+            raise StoreError(f"{path}: cannot be read ({beside.why(error)}); {fix}") from None
         if hashlib.sha256(content).hexdigest() != named.sha256:
             raise StoreError(f"{path}: not the file that its record names (sha256), so it was edited or cut; {fix}")
         try:
@@ -185,15 +186,17 @@ class Store:
             RecordError: as `read`, of this folder.
         """
         key = cell_key(cell)
-        beside = self._read(self._folder(cell).glob("*.json"))
-        done = (record for record in reversed(beside) if record.status in ("ok", "skipped"))
+        recorded = self._read(self._folder(cell).glob("*.json"))
+        done = (record for record in reversed(recorded) if record.status in ("ok", "skipped"))
         return next((record for record in done if cell_key(record.cell) == key), None)
 
     def failed_since(self, cell: Cell, since: datetime) -> Record | None:
         """The latest failed record of a cell that ended then or later."""
         key = cell_key(cell)
-        beside = reversed(self._read(self._folder(cell).glob("*.json")))
-        return next((r for r in beside if r.status == "failed" and cell_key(r.cell) == key and ended(r) >= since), None)
+        recorded = reversed(self._read(self._folder(cell).glob("*.json")))
+        return next(
+            (r for r in recorded if r.status == "failed" and cell_key(r.cell) == key and ended(r) >= since), None
+        )
 
 
 def run_ids(cell: Cell) -> str:

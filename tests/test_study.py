@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 from collections import Counter, defaultdict
@@ -231,8 +230,9 @@ def _losses(run: Record) -> list[float]:
 
 def _lines(run: Record, kind: str) -> list[dict[str, Any]]:
     """Of the file of this kind beside a record."""
-    [path] = (RESULTS / "reference").rglob(f"{run.run_id}.{kind}.jsonl")
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    store = Store(RESULTS / "reference")
+    [named] = [file for file in (run.predictions, run.samples) if file is not None and f".{kind}." in file.file]
+    return store.rows(run, named)
 
 
 def _step_ms(backbone: str, task: str, *, method: str) -> float:

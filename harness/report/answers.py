@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
+from harness import beside
 from harness.record import Record
 from harness.statistics import example_scores
 from harness.statistics.example_scores import Scores
@@ -87,11 +88,11 @@ def _content(record: Record, store: Store) -> tuple[str, bytes]:
     """Name and bytes of the predictions that a record names."""
     if record.predictions is None:
         raise NoAnswersError(f"run {record.run_id} has no saved predictions")
-    path = store.folder(record) / record.predictions.file
+    path = beside.found(store.folder(record) / record.predictions.file)
     try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise NoAnswersError(f"{path.name} cannot be read ({error.strerror})") from None
+        content = beside.read(path)
+    except beside.UNREADABLE as error:
+        raise NoAnswersError(f"{path.name} cannot be read ({beside.why(error)})") from None
     if hashlib.sha256(content).hexdigest() != record.predictions.sha256:
         raise NoAnswersError(f"{path.name} is not the file that its record names: it was edited or cut")
     return path.name, content
